@@ -1,0 +1,429 @@
+"""`decide(state, command, now_ms, seed) -> Decision`: all the policy of a queue.
+
+Lives here: what happens, and what is refused. Must not: how an event changes a state (reducer), what time it is, or
+any chance: `now_ms` and `seed` come in, so the same arguments always give the same decision.
+
+A decision may take several events, each seen by the next one: a draft applies them as they are made, and hands
+over the state that it ends with, so that nobody folds them twice. `replay(decision.events, state)` gives the same.
+
+The rules are those of docs/semantics.md; sections are named where they are carried out.
+"""
+
+from collections.abc import Callable
+from typing import Final, NoReturn, final
+
+import msgspec
+
+from moxy.core import ids, lifecycle
+from moxy.core.answers import Answer, Delivery
+from moxy.core.commands import (
+    UNSET,
+    Ack,
+    AnyCommand,
+    Command,
+    Configure,
+    Delete,
+    Enqueue,
+    EnqueueMany,
+    Extend,
+    Fetch,
+    LeaseCommand,
+    Nack,
+    Pause,
+    Purge,
+    Query,
+    Redrive,
+    Release,
+    Resume,
+    Tick,
+)
+from moxy.core.errors import FULL, LEASED, MAXHOLD, NOLEASE, NOTASK, TOOBIG, Refused
+from moxy.core.events import (
+    Acked,
+    AnyEvent,
+    DeadCause,
+    DeadLettered,
+    Deleted,
+    Enqueued,
+    Expired,
+    Extended,
+    Failed,
+    Leased,
+    Matured,
+    Purged,
+    QueueConfigured,
+    QueuePaused,
+    QueueResumed,
+    Redriven,
+    Released,
+    Requeued,
+)
+from moxy.core.policy import COUNT_MAX, DURATION_MS_MAX, PAYLOAD_BYTES_MAX, Policy
+from moxy.core.reducer import apply
+from moxy.core.state import Lease, QueueState, Task
+from moxy.core.views import delivery, look, max_attempts
+
+_DEFAULT_POLICY: Final = Policy()
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What a command comes to: the events, the state after them, and what to answer."""
+
+    events: tuple[AnyEvent, ...]
+    state: QueueState
+    answer: Answer
+
+
+def decide(state: QueueState, command: AnyCommand, now_ms: int, seed: int) -> Decision:
+    """Decide one command on one queue.
+
+    `now_ms` below the queue's last event is raised to it (I15). `seed` holds the 64 random bits that ids and jitter
+    are drawn from. A `state` with seq 0 is a queue that does not exist yet; its policy is the one it is born with.
+    Raises Refused, and then nothing has changed (I12).
+    """
+    now_ms = max(now_ms, state.at_ms)
+    if isinstance(command, Query):
+        return Decision((), state, look(state, command, now_ms))
+    draft = _Draft(state, now_ms, seed)
+    answer = _RULES[type(command)](draft, command)
+    return Decision(tuple(draft.events), draft.state, answer)
+
+
+@final
+class _Draft:
+    """A decision in the making."""
+
+    __slots__ = ("draws", "events", "now_ms", "queue", "seed", "state")
+
+    def __init__(self, state: QueueState, now_ms: int, seed: int) -> None:
+        self.state = state
+        self.events: list[AnyEvent] = []
+        self.queue: Final = state.name
+        self.now_ms: Final = now_ms
+        self.seed: Final = seed
+        self.draws = 0
+
+    def nonce(self) -> int:
+        self.draws += 1
+        return ids.nonce(self.seed, self.draws - 1)
+
+    @property
+    def seq(self) -> int:
+        """The sequence number of the next event."""
+        return self.state.seq + 1
+
+    def happened(self, event: AnyEvent) -> None:
+        self.state = apply(self.state, event)
+        self.events.append(event)
+
+    def be_born(self) -> None:
+        """Before the first event of a queue: write down the policy that it is born with, unless it is the usual."""
+        if self.state.seq == 0 and self.state.policy != _DEFAULT_POLICY:
+            self.happened(QueueConfigured(self.queue, 1, self.now_ms, self.state.policy))
+
+
+# Enqueue
+
+
+def _enqueue(d: _Draft, c: Enqueue) -> Answer:
+    if c.task_id and d.state.knows(c.task_id, d.now_ms):
+        return [c.task_id]
+    _check_room(d.state, 1)
+    d.be_born()
+    return [_enqueue_one(d, c.payload, c)]
+
+
+def _enqueue_many(d: _Draft, c: EnqueueMany) -> Answer:
+    _check_room(d.state, len(c.payloads))
+    plain = Enqueue(c.queue, b"")
+    for payload in c.payloads:
+        _check_size(payload)
+    d.be_born()
+    return [_enqueue_one(d, payload, plain) for payload in c.payloads]
+
+
+def _enqueue_one(d: _Draft, payload: bytes, c: Enqueue) -> str:
+    _check_size(payload)
+    state = d.state
+    number = state.next_number
+    task_id = c.task_id
+    while not task_id or (not c.task_id and state.knows(task_id, d.now_ms)):
+        task_id = ids.task_id(number, d.nonce())
+    ttl_ms = state.policy.ttl_ms if c.ttl_ms == UNSET else c.ttl_ms
+    d.happened(
+        Enqueued(
+            d.queue,
+            d.seq,
+            d.now_ms,
+            number,
+            task_id,
+            payload,
+            c.priority,
+            d.now_ms + c.delay_ms if c.delay_ms else 0,
+            d.now_ms + ttl_ms if ttl_ms else 0,
+            c.max_attempts,
+            c.lease_ms,
+            c.dedup_ms,
+        )
+    )
+    return task_id
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise Refused(TOOBIG, f"a payload has at most {PAYLOAD_BYTES_MAX} bytes, this one has {len(payload)}")
+
+
+def _check_room(state: QueueState, tasks: int) -> None:
+    bound = state.policy.max_ready
+    waiting = len(state.ready) + len(state.scheduled)
+    if bound and waiting + tasks > bound:
+        raise Refused(FULL, f"{waiting} tasks wait and max_ready is {bound}: try again when workers have caught up")
+
+
+# Lease
+
+
+def _fetch(d: _Draft, c: Fetch) -> Answer:
+    _do_due_work(d)
+    deliveries: list[Delivery] = []
+    while len(deliveries) < c.count and not d.state.paused:
+        first = d.state.ready.first()
+        if first is None:
+            break
+        task = d.state.tasks[first[2]]
+        lease_ms = c.lease_ms or task.options.lease_ms or d.state.policy.lease_ms
+        token = d.state.last_token + 1
+        lease_id = ids.lease_id(d.queue, task.number, token, d.nonce())
+        deadline_ms = d.now_ms + lease_ms
+        d.happened(
+            Leased(
+                d.queue,
+                d.seq,
+                d.now_ms,
+                task.number,
+                task.task_id,
+                lease_id,
+                token,
+                deadline_ms,
+                c.worker,
+                c.bound,
+            )
+        )
+        deliveries.append(delivery(d.queue, d.state.tasks[task.number]))
+    return deliveries
+
+
+def _ack(d: _Draft, c: Ack) -> Answer:
+    task, _ = _held(d.state, c)
+    d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id))
+    return None
+
+
+def _nack(d: _Draft, c: Nack) -> Answer:
+    task, _ = _held(d.state, c)
+    if c.kind == "release":
+        _release_one(d, task, c.lease_id, "worker")
+        return None
+    d.happened(Failed(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id, c.reason))
+    if c.kind == "fatal":
+        _bury(d, task.number, "fatal", c.reason or "fatal")
+    else:
+        _requeue(d, task.number, c.delay_ms)
+    return None
+
+
+def _release(d: _Draft, c: Release) -> Answer:
+    task, _ = _held(d.state, c)
+    _release_one(d, task, c.lease_id, c.cause)
+    return None
+
+
+def _extend(d: _Draft, c: Extend) -> Answer:
+    task, lease = _held(d.state, c)
+    deadline_ms = d.now_ms + c.lease_ms
+    if deadline_ms <= lease.deadline_ms:
+        return lease.deadline_ms
+    cap_ms = d.state.policy.max_hold_ms
+    if cap_ms and deadline_ms - lease.leased_ms > cap_ms:
+        left_ms = max(lease.leased_ms + cap_ms - d.now_ms, 0)
+        raise Refused(MAXHOLD, f"a lease is held at most {cap_ms} ms here: at most {left_ms} more can be asked for")
+    d.happened(Extended(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id, deadline_ms))
+    return deadline_ms
+
+
+def _held(state: QueueState, c: LeaseCommand) -> tuple[Task, Lease]:
+    """The task under this very lease. Raises NOLEASE, saying what became of it as far as the state knows (I4)."""
+    task = state.tasks.get(c.number)
+    if task is not None and task.lease is not None and task.lease.lease_id == c.lease_id:
+        return task, task.lease
+    _refuse_void(state, task, c)
+
+
+def _refuse_void(state: QueueState, task: Task | None, c: LeaseCommand) -> NoReturn:
+    if c.token > state.last_token or c.number >= state.next_number:
+        raise Refused(NOLEASE, "that lease was never seen here: it is not of this queue, or from before a data loss")
+    if task is None:
+        raise Refused(NOLEASE, "that lease is void: its task is completed or deleted")
+    if task.lease is not None and task.token == c.token:
+        raise Refused(NOLEASE, "that lease was never seen here: its random part does not match")
+    if task.token > c.token:
+        raise Refused(NOLEASE, "that lease is void: the task has been leased again since")
+    how = {"expired": "it expired", "failed": "it was given up by a NACK", "disconnected": "its connection closed"}
+    ended = how.get(task.tally.ended, "it was released")
+    raise Refused(NOLEASE, f"that lease is void: {ended}, and the task is {task.state}")
+
+
+# Coming back
+
+
+def _release_one(d: _Draft, task: Task, lease_id: str, cause: str) -> None:
+    number = task.number
+    if cause == "disconnect":
+        d.happened(Released(d.queue, d.seq, d.now_ms, number, task.task_id, lease_id, "disconnect"))
+        if _attempts_used_up(d.state, number):
+            _bury(d, number, "attempts", "disconnect")
+            return
+    else:
+        kind = Released(d.queue, d.seq, d.now_ms, number, task.task_id, lease_id)
+        d.happened(kind if cause == "worker" else msgspec.structs.replace(kind, cause="undelivered"))
+    if 0 < task.expires_ms <= d.now_ms:
+        _bury(d, number, "ttl", "ttl")
+
+
+def _requeue(d: _Draft, number: int, delay_ms: int) -> None:
+    """What follows `Expired` and `Failed`. `delay_ms` UNSET: the backoff decides."""
+    task = d.state.tasks[number]
+    if _attempts_used_up(d.state, number):
+        tally = task.tally
+        _bury(d, number, "attempts", tally.reason or ("nack" if tally.ended == "failed" else "lease expired"))
+    elif 0 < task.expires_ms <= d.now_ms:
+        _bury(d, number, "ttl", "ttl")
+    else:
+        if delay_ms == UNSET:
+            delay_ms = _backoff_ms(d, task.tally.attempts)
+        due_ms = d.now_ms + delay_ms if delay_ms else 0
+        d.happened(Requeued(d.queue, d.seq, d.now_ms, number, task.task_id, due_ms))
+
+
+def _attempts_used_up(state: QueueState, number: int) -> bool:
+    task = state.tasks[number]
+    most = max_attempts(state, task)
+    return 0 < most <= task.tally.attempts
+
+
+def _backoff_ms(d: _Draft, attempts: int) -> int:
+    """Exponential, capped, with a jitter that takes off up to half, so that a herd spreads out."""
+    policy = d.state.policy
+    if not policy.backoff_ms:
+        return 0
+    cap_ms = policy.backoff_max_ms or DURATION_MS_MAX
+    # 2**32 ms is past every cap: no need to make a number with thousands of digits first.
+    full_ms = min(policy.backoff_ms << min(attempts - 1, 32), cap_ms)
+    return full_ms - d.nonce() % (full_ms // 2 + 1)
+
+
+def _bury(d: _Draft, number: int, cause: DeadCause, reason: str) -> None:
+    task_id = d.state.tasks[number].task_id
+    d.happened(DeadLettered(d.queue, d.seq, d.now_ms, number, task_id, cause, reason))
+
+
+# Time
+
+
+def _tick(d: _Draft, c: Tick) -> Answer:
+    return _do_due_work(d)
+
+
+def _do_due_work(d: _Draft) -> int:
+    """Leases whose deadline came, then TTLs that ran out, then tasks that mature: at most COUNT_MAX tasks."""
+    done = 0
+    while done < COUNT_MAX:
+        state = d.state
+        if (key := state.processing.first()) and key[0] <= d.now_ms:
+            task = state.tasks[key[2]]
+            assert task.lease is not None
+            d.happened(Expired(d.queue, d.seq, d.now_ms, task.number, task.task_id, task.lease.lease_id))
+            _requeue(d, task.number, UNSET)
+        elif (key := state.expiring.first()) and key[0] <= d.now_ms:
+            _bury(d, key[2], "ttl", "ttl")
+        elif (key := state.scheduled.first()) and key[0] <= d.now_ms:
+            d.happened(Matured(d.queue, d.seq, d.now_ms, key[2], state.tasks[key[2]].task_id))
+        else:
+            break
+        done += 1
+    return done
+
+
+# Operators
+
+
+def _redrive(d: _Draft, c: Redrive) -> Answer:
+    if c.task_id:
+        task = d.state.named(c.task_id)
+        if task is None or task.state != lifecycle.DEAD:
+            what = "the queue does not know it" if task is None else f"it is {task.state}"
+            raise Refused(NOTASK, f"no dead task has that id: {what}")
+        chosen = [task]
+    else:
+        chosen = [t for t, _ in zip(d.state.in_state(lifecycle.DEAD), range(c.count), strict=False)]
+    for task in chosen:
+        expires_ms = task.expires_ms if task.expires_ms > d.now_ms else 0
+        place = d.state.next_number
+        d.happened(Redriven(d.queue, d.seq, d.now_ms, task.number, task.task_id, place, expires_ms))
+    return len(chosen)
+
+
+def _delete(d: _Draft, c: Delete) -> Answer:
+    task = d.state.named(c.task_id)
+    if task is None:
+        return 0
+    if task.state == lifecycle.PROCESSING:
+        raise Refused(LEASED, "the task is under a live lease: wait until it ends, or ACK it")
+    d.happened(Deleted(d.queue, d.seq, d.now_ms, task.number, task.task_id))
+    return 1
+
+
+def _purge(d: _Draft, c: Purge) -> Answer:
+    count = len(d.state.order_of(c.state))
+    if count:
+        d.happened(Purged(d.queue, d.seq, d.now_ms, c.state, count))
+    return count
+
+
+def _configure(d: _Draft, c: Configure) -> Answer:
+    policy = msgspec.structs.replace(d.state.policy, **dict(c.changes))
+    if policy != d.state.policy:
+        d.happened(QueueConfigured(d.queue, d.seq, d.now_ms, policy))
+    return None
+
+
+def _pause(d: _Draft, c: Pause) -> Answer:
+    if not d.state.paused:
+        d.be_born()
+        d.happened(QueuePaused(d.queue, d.seq, d.now_ms))
+    return None
+
+
+def _resume(d: _Draft, c: Resume) -> Answer:
+    if d.state.paused:
+        d.happened(QueueResumed(d.queue, d.seq, d.now_ms))
+    return None
+
+
+_RULES: Final[dict[type[Command], Callable[..., Answer]]] = {
+    Enqueue: _enqueue,
+    EnqueueMany: _enqueue_many,
+    Fetch: _fetch,
+    Ack: _ack,
+    Nack: _nack,
+    Release: _release,
+    Extend: _extend,
+    Configure: _configure,
+    Redrive: _redrive,
+    Delete: _delete,
+    Purge: _purge,
+    Pause: _pause,
+    Resume: _resume,
+    Tick: _tick,
+}

@@ -1,0 +1,79 @@
+"""The shapes of names and ids: what is legal, and how ids are put together and taken apart.
+
+Lives here: text in, text out. Must not: draw a random number; nonces come in as arguments.
+"""
+
+from typing import Final
+
+from moxy.core.errors import BADQUEUE, ERR, NOLEASE, TOOBIG, Refused
+from moxy.core.policy import QUEUE_BYTES_MAX, TASK_ID_BYTES_MAX
+
+_NONCE_MASK: Final = (1 << 64) - 1
+NUMBER_MAX: Final = (1 << 63) - 1
+
+
+def nonce(seed: int, draw: int) -> int:
+    """The `draw`-th 64-bit nonce (from 0) of a command that was given the random `seed`.
+
+    A product with an odd number permutes the 64-bit numbers, so each draw is as random as the seed. The seed 0 gives
+    only zeros, by which tests have predictable ids.
+    """
+    return (seed * (2 * draw + 1)) & _NONCE_MASK
+
+
+def task_id(number: int, nonce: int) -> str:
+    """An automatic task id: `NUMBER-NONCE`."""
+    return f"{number}-{nonce:016x}"
+
+
+def lease_id(queue: str, number: int, token: int, nonce: int) -> str:
+    """`QUEUE:NUMBER:TOKEN:NONCE`: finds queue and task without a search, and never matches after a data loss."""
+    return f"{queue}:{number}:{token}:{nonce:016x}"
+
+
+def split_lease_id(lease_id: str) -> tuple[str, int, int]:
+    """Queue, task number and token of a lease id. Raises Refused NOLEASE for what cannot be one."""
+    parts = lease_id.rsplit(":", 3)
+    if len(parts) == 4:
+        queue, number, token, _ = parts
+        # isdecimal lets other scripts' digits in, and int() reads them: a lease id is compared whole later on.
+        if number.isdecimal() and token.isdecimal() and len(number) < 20 and len(token) < 20:
+            return queue, int(number), int(token)
+    raise Refused(NOLEASE, "that is not a lease id: use the lease_id of a MOXY.FETCH reply as it came")
+
+
+def queue_name(raw: bytes) -> str:
+    """A legal queue name. Raises Refused BADQUEUE saying what is wrong with it."""
+    if not raw:
+        raise Refused(BADQUEUE, "a queue name cannot be empty")
+    if len(raw) > QUEUE_BYTES_MAX:
+        raise Refused(BADQUEUE, f"a queue name has at most {QUEUE_BYTES_MAX} bytes, this one has {len(raw)}")
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        raise Refused(BADQUEUE, "a queue name must be UTF-8") from None
+    if not _plain(name) or "{" in name or "}" in name:
+        raise Refused(BADQUEUE, "a queue name has no white space, control characters, { or }")
+    return name
+
+
+def client_task_id(raw: bytes) -> str:
+    """A legal task id chosen by a client. Raises Refused ERR or TOOBIG."""
+    if not raw:
+        raise Refused(ERR, "an ID cannot be empty")
+    if len(raw) > TASK_ID_BYTES_MAX:
+        raise Refused(TOOBIG, f"an ID has at most {TASK_ID_BYTES_MAX} bytes, this one has {len(raw)}")
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        raise Refused(ERR, "an ID must be UTF-8") from None
+    if not _plain(name):
+        raise Refused(ERR, "an ID has no white space and no control characters")
+    return name
+
+
+def _plain(name: str) -> bool:
+    """No white space and no control characters. The quick test is right for nearly every name in use."""
+    if name.isascii() and name.isprintable():
+        return " " not in name
+    return not any(c.isspace() or ord(c) < 32 or 127 <= ord(c) < 160 for c in name)

@@ -1,0 +1,229 @@
+"""The numbered invariants as predicates: each returns a sentence when it is broken, else None.
+
+Lives here: what must be true of a state, and of one step from a state to the next. Must not: be needed by the
+product to run; tests, `spec/` and `moxy verify` call it. Linear in the number of tasks, on purpose: it recounts.
+
+I4, I10, I11 and I13 are about more than one queue state (refusals, logs, disks): they are checked where those live.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from moxy.core.commands import Command, Fetch
+from moxy.core.events import (
+    Acked,
+    AnyEvent,
+    DeadLettered,
+    Deleted,
+    Enqueued,
+    Expired,
+    Extended,
+    Failed,
+    Leased,
+    Matured,
+    Purged,
+    Redriven,
+    Released,
+    Requeued,
+    TaskEvent,
+)
+from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
+from moxy.core.ordered import Key
+from moxy.core.state import QueueState, Task, Totals, place_of, ttl_place_of
+
+Check = Callable[[QueueState], str | None]
+StepCheck = Callable[[QueueState, Sequence[AnyEvent], QueueState], str | None]
+
+
+def conservation(s: QueueState) -> str | None:
+    """I1: enqueued = scheduled + ready + processing + dead + acked + deleted."""
+    t = s.totals
+    here = len(s.scheduled) + len(s.ready) + len(s.processing) + len(s.dead) + s.limbo
+    if t.enqueued != here + t.acked + t.deleted:
+        return f"I1: {t.enqueued} enqueued, but {here} here, {t.acked} acked and {t.deleted} deleted"
+    if len(s.tasks) != here:
+        return f"I1: {len(s.tasks)} tasks are kept, but the orders hold {here}"
+    return None
+
+
+def one_lease(s: QueueState) -> str | None:
+    """I2: at most one live lease per task, and one exactly while processing."""
+    for task in s.tasks.values():
+        if (task.lease is not None) != (task.state == PROCESSING):
+            return f"I2: task {task.task_id!r} is {task.state} and its lease is {task.lease}"
+    return None
+
+
+def tokens(s: QueueState) -> str | None:
+    """I3: no token above the last one given, and none twice."""
+    seen = [task.token for task in s.tasks.values() if task.token]
+    if len(seen) != len(set(seen)):
+        return "I3: two tasks hold the same token"
+    if seen and max(seen) > s.last_token:
+        return f"I3: token {max(seen)} is above the last one, {s.last_token}"
+    return None
+
+
+def orders(s: QueueState) -> str | None:
+    """I7, its ground: every order holds exactly the tasks of its state, sorted."""
+    for state in (READY, SCHEDULED, PROCESSING, DEAD):
+        expected = sorted(place_of(task) for task in s.tasks.values() if task.state == state)
+        if list(s.order_of(state)) != expected:
+            return f"I7: the order of {state} tasks is not that of the tasks"
+    ttls: list[Key] = sorted(key for task in s.tasks.values() if (key := ttl_place_of(task)))
+    if list(s.expiring) != ttls:
+        return "I7: the order of TTLs is not that of the tasks"
+    return None
+
+
+def reasons(s: QueueState) -> str | None:
+    """I9: a dead task has one of three causes, and a reason."""
+    for task in s.tasks.values():
+        if (task.death is not None) != (task.state == DEAD):
+            return f"I9: task {task.task_id!r} is {task.state} and its death is {task.death}"
+        if task.death and (task.death.cause not in ("attempts", "fatal", "ttl") or not task.death.reason):
+            return f"I9: task {task.task_id!r} died of {task.death}"
+    return None
+
+
+def identities(s: QueueState) -> str | None:
+    """I14: an id exists once; I5: no number from the future."""
+    named = {task.task_id: number for number, task in s.tasks.items()}
+    if len(named) != len(s.tasks) or named != dict(s.numbers.items()):
+        return "I14: the ids and the tasks differ"
+    if any(number >= s.next_number for number in s.tasks):
+        return "I5: a task has a number that was not given yet"
+    gone = [name for name in s.remembered if name in s.numbers]
+    return f"I14: {gone} are here and remembered as gone" if gone else None
+
+
+STATE_CHECKS: Final[dict[str, Check]] = {
+    "I1": conservation,
+    "I2": one_lease,
+    "I3": tokens,
+    "I7": orders,
+    "I9": reasons,
+    "I14": identities,
+}
+
+
+def sequence(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+    """I15: no gap, and time never goes back."""
+    seq, at_ms = before.seq, before.at_ms
+    for event in events:
+        if event.seq != seq + 1 or event.at_ms < at_ms:
+            return f"I15: {event!r} follows sequence {seq} at {at_ms}"
+        seq, at_ms = event.seq, event.at_ms
+    if (after.seq, after.at_ms) != (seq, at_ms):
+        return f"I15: the state is at {after.seq}, the events end at {seq}"
+    return None
+
+
+def rising_tokens(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+    """I3: each lease has a token above all before it."""
+    last = before.last_token
+    for event in events:
+        if isinstance(event, Leased):
+            if event.token <= last:
+                return f"I3: token {event.token} after {last}"
+            last = event.token
+    return None
+
+
+def no_return(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+    """I5: what was acked or deleted is gone, and stays so."""
+    gone = {event.number for event in events if isinstance(event, Acked | Deleted)}
+    back = [number for number in gone if number in after.tasks]
+    old = [number for number in after.tasks if number < before.next_number and number not in before.tasks]
+    return f"I5: tasks {back + old} came back" if back or old else None
+
+
+def no_early_expiry(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+    """I6: a lease that was live before the step expires at its deadline, not earlier."""
+    for event in events:
+        if isinstance(event, Expired) and (task := before.tasks.get(event.number)) and task.lease:
+            extended = [e.deadline_ms for e in events if isinstance(e, Extended) and e.number == event.number]
+            if event.at_ms < max([task.lease.deadline_ms, *extended]):
+                return f"I6: {event!r} comes before the deadline of {task.lease!r}"
+    return None
+
+
+def counters(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+    """I8: each total moved by the number of its events."""
+    names = {
+        Enqueued: "enqueued",
+        Matured: "matured",
+        Leased: "leased",
+        Extended: "extended",
+        Acked: "acked",
+        Expired: "expired",
+        Failed: "failed",
+        Released: "released",
+        Requeued: "requeued",
+        DeadLettered: "dead_lettered",
+        Redriven: "redriven",
+        Deleted: "deleted",
+    }
+    expected = {name: int(getattr(before.totals, name)) for name in names.values()}
+    for event in events:
+        if isinstance(event, Purged):
+            expected["deleted"] += event.count
+        elif isinstance(event, TaskEvent):
+            expected[names[type(event)]] += 1
+    if after.totals != Totals(**expected):
+        return f"I8: totals are {after.totals}, the events make {expected}"
+    return None
+
+
+def buried_for_a_reason(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+    """I9: attempts used up, a fatal NACK just before, or a TTL that ran out."""
+    previous: AnyEvent | None = None
+    for event in events:
+        if isinstance(event, DeadLettered):
+            task = after.tasks.get(event.number)
+            if event.cause == "fatal" and not isinstance(previous, Failed):
+                return f"I9: {event!r} without a NACK"
+            if event.cause == "ttl" and task and not 0 < task.expires_ms <= event.at_ms:
+                return f"I9: {event!r}, but its TTL runs until {task.expires_ms}"
+            if event.cause == "attempts" and not isinstance(previous, Failed | Expired | Released):
+                return f"I9: {event!r} without a failed delivery"
+        previous = event
+    return None
+
+
+STEP_CHECKS: Final[dict[str, StepCheck]] = {
+    "I3": rising_tokens,
+    "I5": no_return,
+    "I6": no_early_expiry,
+    "I8": counters,
+    "I9": buried_for_a_reason,
+    "I15": sequence,
+}
+
+
+def first_eligible(before: QueueState, command: Command, events: Sequence[AnyEvent]) -> str | None:
+    """I7: what a FETCH leased is, each time, the best ready task: priority, then place. Recounted without the orders.
+
+    Due work comes first inside a FETCH, so the comparison starts from the tasks as the events before the lease left
+    them: `before` must be the state right before the first `Leased`.
+    """
+    if not isinstance(command, Fetch):
+        return None
+    ready: list[Task] = [task for task in before.tasks.values() if task.state == READY]
+    for event in events:
+        if isinstance(event, Leased):
+            best = min(ready, key=lambda task: (-task.priority, task.place))
+            if best.number != event.number:
+                return f"I7: {event!r}, but {best.task_id!r} was first"
+            ready.remove(best)
+    return None
+
+
+def broken(state: QueueState) -> list[str]:
+    """A sentence for each state invariant that does not hold."""
+    return [sentence for check in STATE_CHECKS.values() if (sentence := check(state))]
+
+
+def broken_by(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> list[str]:
+    """A sentence for each invariant that the step from `before` to `after` breaks, those of `after` included."""
+    return [sentence for check in STEP_CHECKS.values() if (sentence := check(before, events, after))] + broken(after)
