@@ -76,7 +76,7 @@ class AckResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):
-    """A page of queue names; `cursor` "0" when it was the last."""
+    """A page of queue names; `cursor` is its last name, "" when no page follows."""
 
     cursor: str
     names: list[str]

@@ -156,7 +156,11 @@ class ReadPolicy(Query, frozen=True, gc=False):
 # Over several queues, or in bulk: for the service.
 
 
-class FetchAny(msgspec.Struct, frozen=True, gc=False):
+class Bulk(msgspec.Struct, frozen=True, gc=False):
+    """Not of one queue."""
+
+
+class FetchAny(Bulk, frozen=True, gc=False):
     """Lease up to `count` tasks over `queues`, tried in order. `block_ms` UNSET: do not wait; 0: wait for ever."""
 
     queues: tuple[str, ...]
@@ -167,14 +171,15 @@ class FetchAny(msgspec.Struct, frozen=True, gc=False):
     bound: bool = False
 
 
-class AckMany(msgspec.Struct, frozen=True, gc=False):
+class AckMany(Bulk, frozen=True, gc=False):
     """Each lease on its own: an Ack, or the refusal (code, text) of something that is no lease id."""
 
     acks: tuple[Ack | tuple[str, str], ...]
 
 
-class ListQueues(msgspec.Struct, frozen=True, gc=False):
-    """Names of queues matching a glob, after `cursor` in the order of names; at most `count` are looked at."""
+class ListQueues(Bulk, frozen=True, gc=False):
+    """Names of queues matching a glob, after `cursor` in the order of names ("": from the start). At most `count` are
+    looked at."""
 
     pattern: str
     count: int
@@ -182,4 +187,4 @@ class ListQueues(msgspec.Struct, frozen=True, gc=False):
 
 
 AnyCommand: TypeAlias = Command | Query
-Intent: TypeAlias = Command | Query | FetchAny | AckMany | ListQueues
+Intent: TypeAlias = Command | Query | Bulk

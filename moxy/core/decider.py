@@ -55,6 +55,7 @@ from moxy.core.events import (
     QueuePaused,
     QueueResumed,
     Redriven,
+    ReleaseCause,
     Released,
     Requeued,
 )
@@ -225,7 +226,8 @@ def _nack(d: _Draft, c: Nack) -> Answer:
     if c.kind == "release":
         _release_one(d, task, c.lease_id, "worker")
         return None
-    d.happened(Failed(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id, c.reason))
+    attempts = task.tally.attempts + 1
+    d.happened(Failed(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id, c.reason, attempts))
     if c.kind == "fatal":
         _bury(d, task.number, "fatal", c.reason or "fatal")
     else:
@@ -277,17 +279,12 @@ def _refuse_void(state: QueueState, task: Task | None, c: LeaseCommand) -> NoRet
 # Coming back
 
 
-def _release_one(d: _Draft, task: Task, lease_id: str, cause: str) -> None:
-    number = task.number
-    if cause == "disconnect":
-        d.happened(Released(d.queue, d.seq, d.now_ms, number, task.task_id, lease_id, "disconnect"))
-        if _attempts_used_up(d.state, number):
-            _bury(d, number, "attempts", "disconnect")
-            return
-    else:
-        kind = Released(d.queue, d.seq, d.now_ms, number, task.task_id, lease_id)
-        d.happened(kind if cause == "worker" else msgspec.structs.replace(kind, cause="undelivered"))
-    if 0 < task.expires_ms <= d.now_ms:
+def _release_one(d: _Draft, task: Task, lease_id: str, cause: ReleaseCause) -> None:
+    number, attempts = task.number, task.tally.attempts + (cause == "disconnect")
+    d.happened(Released(d.queue, d.seq, d.now_ms, number, task.task_id, lease_id, cause, attempts))
+    if cause == "disconnect" and _attempts_used_up(d.state, number):
+        _bury(d, number, "attempts", "disconnect")
+    elif 0 < task.expires_ms <= d.now_ms:
         _bury(d, number, "ttl", "ttl")
 
 
@@ -324,8 +321,8 @@ def _backoff_ms(d: _Draft, attempts: int) -> int:
 
 
 def _bury(d: _Draft, number: int, cause: DeadCause, reason: str) -> None:
-    task_id = d.state.tasks[number].task_id
-    d.happened(DeadLettered(d.queue, d.seq, d.now_ms, number, task_id, cause, reason))
+    task = d.state.tasks[number]
+    d.happened(DeadLettered(d.queue, d.seq, d.now_ms, number, task.task_id, cause, reason, task.tally.attempts))
 
 
 # Time
@@ -343,7 +340,8 @@ def _do_due_work(d: _Draft) -> int:
         if (key := state.processing.first()) and key[0] <= d.now_ms:
             task = state.tasks[key[2]]
             assert task.lease is not None
-            d.happened(Expired(d.queue, d.seq, d.now_ms, task.number, task.task_id, task.lease.lease_id))
+            lease_id, attempts = task.lease.lease_id, task.tally.attempts + 1
+            d.happened(Expired(d.queue, d.seq, d.now_ms, task.number, task.task_id, lease_id, attempts))
             _requeue(d, task.number, UNSET)
         elif (key := state.expiring.first()) and key[0] <= d.now_ms:
             _bury(d, key[2], "ttl", "ttl")

@@ -81,19 +81,26 @@ class Acked(LeaseEvent, frozen=True, gc=False, tag=True, array_like=True):
 
 
 class Expired(LeaseEvent, frozen=True, gc=False, tag=True, array_like=True):
-    """The deadline passed. The lease is void from here on, and not before."""
+    """The deadline passed. The lease is void from here on, and not before.
+
+    `attempts`, here and below, is how many are used up now: for whoever reads the log; the reducer counts itself.
+    """
+
+    attempts: int = 0
 
 
 class Failed(LeaseEvent, frozen=True, gc=False, tag=True, array_like=True):
     """The worker gave up, for `reason` (may be empty)."""
 
     reason: str = ""
+    attempts: int = 0
 
 
 class Released(LeaseEvent, frozen=True, gc=False, tag=True, array_like=True):
     """The task is back at its place. Only the cause `disconnect` charges an attempt."""
 
     cause: ReleaseCause = "worker"
+    attempts: int = 0
 
 
 class Requeued(TaskEvent, frozen=True, gc=False, tag=True, array_like=True):
@@ -107,6 +114,7 @@ class DeadLettered(TaskEvent, frozen=True, gc=False, tag=True, array_like=True):
 
     cause: DeadCause
     reason: str
+    attempts: int = 0
 
 
 class Redriven(TaskEvent, frozen=True, gc=False, tag=True, array_like=True):

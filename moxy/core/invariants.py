@@ -175,6 +175,21 @@ def counters(before: QueueState, events: Sequence[AnyEvent], after: QueueState) 
     return None
 
 
+def told_attempts(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+    """I8: the attempts that an event tells are those that the reducer counts."""
+    counts = {number: task.tally.attempts for number, task in before.tasks.items()}
+    for event in events:
+        if isinstance(event, Redriven):
+            counts[event.number] = 0
+        if isinstance(event, Expired | Failed) or (isinstance(event, Released) and event.cause == "disconnect"):
+            counts[event.number] = counts.get(event.number, 0) + 1
+        if not isinstance(event, Expired | Failed | Released | DeadLettered):
+            continue
+        if event.attempts != counts.get(event.number, 0):
+            return f"I8: {event!r}, but {counts.get(event.number, 0)} attempts are used up"
+    return None
+
+
 def buried_for_a_reason(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
     """I9: attempts used up, a fatal NACK just before, or a TTL that ran out."""
     previous: AnyEvent | None = None
@@ -196,6 +211,7 @@ STEP_CHECKS: Final[dict[str, StepCheck]] = {
     "I5": no_return,
     "I6": no_early_expiry,
     "I8": counters,
+    "I8, attempts": told_attempts,
     "I9": buried_for_a_reason,
     "I15": sequence,
 }

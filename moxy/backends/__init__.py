@@ -1,0 +1,1 @@
+"""Where queues live. `base` says what a backend is; each other module is one."""

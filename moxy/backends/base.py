@@ -1,0 +1,71 @@
+"""What the service asks of a backend, whatever keeps the queues.
+
+Lives here: the protocol, its values and its errors. Must not: any implementation.
+
+`execute` decides; `commit` makes durable. A turn of the loop executes everything that arrived and commits once, and
+no reply leaves before that commit has returned (I13).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias, final
+
+import msgspec
+
+from moxy.core.answers import Answer, Names
+from moxy.core.commands import AnyCommand, ListQueues
+from moxy.core.errors import Refused
+from moxy.core.events import AnyEvent
+
+
+class Clock(Protocol):
+    """Whose time it is. Injected, so that tests and simulations own it."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970; never decreases."""
+
+
+class IdSource(Protocol):
+    """Where chance comes from."""
+
+    def seed(self) -> int:
+        """64 random bits; 0 for ever in tests that want predictable ids."""
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """A command that was carried out: what to answer, and the events it made."""
+
+    answer: Answer
+    events: tuple[AnyEvent, ...] = ()
+
+
+Outcome: TypeAlias = Done | Refused
+
+
+@final
+class CommitRefused(Exception):
+    """The log could not take the turn's events. The backend is as it was before them: nothing happened."""
+
+
+class Backend(Protocol):
+    """A keeper of queues. Not re-entrant: one turn at a time."""
+
+    async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
+        """Carry out commands in order, each seeing what those before it did."""
+
+    async def expire(self) -> list[AnyEvent]:
+        """Do due work, a bounded slice per queue, and give its events."""
+
+    async def names(self, query: ListQueues) -> Names:
+        """A page of queue names."""
+
+    def next_due_ms(self) -> int | None:
+        """When `expire` next has something to do, at the earliest; None: nothing waits for time."""
+
+    async def commit(self) -> None:
+        """Return when all that was executed is as durable as promised. Raises CommitRefused."""
+
+    async def close(self) -> None:
+        """Let go of whatever is held."""
+
+    def describe(self) -> dict[str, str | int]:
+        """Facts for INFO, section by section name: what this backend is and promises."""

@@ -1,0 +1,105 @@
+"""Queues in this process's memory: the reducer, driven directly.
+
+Lives here: the map of queues and when each next needs time. Must not: rules. Without a journal everything is gone
+with the process.
+"""
+
+import heapq
+from collections.abc import Sequence
+from fnmatch import translate
+from re import compile as compile_pattern
+from typing import Final, final
+
+from msgspec.structs import asdict
+
+from moxy.backends.base import Clock, Done, IdSource, Outcome
+from moxy.core.answers import Names
+from moxy.core.commands import AnyCommand, Info, ListQueues, Tick
+from moxy.core.decider import decide
+from moxy.core.errors import Refused
+from moxy.core.events import AnyEvent
+from moxy.core.policy import Policy
+from moxy.core.state import QueueState, Totals
+
+
+@final
+class MemoryBackend:
+    """Many named queues, each created by its first event. `policy` is what new ones are born with."""
+
+    def __init__(self, clock: Clock, ids: IdSource, policy: Policy | None = None) -> None:
+        self._clock: Final = clock
+        self._ids: Final = ids
+        self._policy: Final = policy or Policy()
+        self._queues: dict[str, QueueState] = {}
+        self._totals_at_start: dict[str, Totals] = {}
+        # When each queue next needs time, at the earliest. Only a nearer time is written down; one that has moved
+        # away meanwhile (an ACK, an EXTEND) is found out when it comes. So there is about one entry per queue.
+        self._due_ms: dict[str, int] = {}
+        self._due_order: list[tuple[int, str]] = []
+
+    async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
+        now_ms = self._clock.now_ms()
+        return [self._execute_one(command, now_ms) for command in commands]
+
+    async def expire(self) -> list[AnyEvent]:
+        now_ms = self._clock.now_ms()
+        events: list[AnyEvent] = []
+        due = self._due_order
+        late: list[str] = []
+        while due and due[0][0] <= now_ms:
+            at_ms, queue = heapq.heappop(due)
+            if self._due_ms.get(queue) == at_ms:
+                del self._due_ms[queue]
+                late.append(queue)
+        for queue in late:
+            decision = decide(self._queues[queue], Tick(queue), now_ms, self._ids.seed())
+            self._keep(decision.state)
+            events.extend(decision.events)
+        return events
+
+    async def names(self, query: ListQueues) -> Names:
+        names = sorted(name for name in self._queues if name > query.cursor)
+        page = names[: query.count]
+        wanted = compile_pattern(translate(query.pattern))
+        return Names(page[-1] if len(page) < len(names) else "", [name for name in page if wanted.match(name)])
+
+    def next_due_ms(self) -> int | None:
+        return self._due_order[0][0] if self._due_order else None
+
+    async def commit(self) -> None:
+        """Nothing to do: no promise is made about what is only in memory."""
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def describe(self) -> dict[str, str | int]:
+        return {"backend": "memory", "durability": "none", "queues": len(self._queues)}
+
+    def state_of(self, queue: str) -> QueueState:
+        """The queue as it is; one that does not exist yet is an empty one with the policy it would be born with."""
+        state = self._queues.get(queue)
+        return QueueState(queue, self._policy) if state is None else state
+
+    def _execute_one(self, command: AnyCommand, now_ms: int) -> Outcome:
+        state = self.state_of(command.queue)
+        try:
+            decision = decide(state, command, now_ms, self._ids.seed())
+        except Refused as refused:
+            return refused
+        if decision.events:
+            self._keep(decision.state)
+        elif isinstance(command, Info) and isinstance(decision.answer, dict):
+            before = asdict(self._totals_at_start.get(command.queue, Totals()))
+            since = {f"since_start_{k}": n - before[k] for k, n in asdict(state.totals).items()}
+            return Done({**decision.answer, **since})
+        return Done(decision.answer, decision.events)
+
+    def _keep(self, state: QueueState) -> None:
+        queue = state.name
+        self._queues[queue] = state
+        due_ms = state.next_due_ms()
+        if due_ms is not None:
+            known_ms = self._due_ms.get(queue)
+            if known_ms is None or due_ms < known_ms:
+                self._due_ms[queue] = due_ms
+                heapq.heappush(self._due_order, (due_ms, queue))

@@ -1,0 +1,42 @@
+"""What `moxy serve` was asked to be, checked.
+
+Lives here: the settings, their ranges and how they are written. Must not: act on them.
+"""
+
+from typing import Final
+
+import msgspec
+
+from moxy.core.policy import RANGES, Policy
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: one sentence that says what to do. Exit code 2."""
+
+
+class ServeConfig(msgspec.Struct, frozen=True):
+    """Everything that a server needs to know before it starts."""
+
+    host: str = "127.0.0.1"
+    port: int = 6380
+    max_attempts: int = Policy().max_attempts
+    password: str = ""
+    clients_max: int = 20_000
+    log_level: str = "info"
+    log_format: str = "auto"
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that new queues are born with."""
+        return Policy(max_attempts=self.max_attempts)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, `:PORT` (this machine) or `[IPV6]:PORT`. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise ConfigError(f"an address is HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:6380, not {text!r}")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+MAX_ATTEMPTS_RANGE: Final = RANGES["max_attempts"]

@@ -1,0 +1,296 @@
+"""Sockets, the loop and the one timer around a service.
+
+Lives here: a thin asyncio.Protocol per client, the driver that runs a turn when something arrived or time is up, and
+an orderly end. Must not: RESP, queue rules, the order of replies.
+
+All that arrives in one turn of the loop is one batch: protocols submit, the driver wakes once, runs one turn of the
+service, and each touched connection gets one write. While a commit is awaited the next batch gathers.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, cast, final
+
+from moxy.backends.base import Backend, Clock
+from moxy.core.events import AnyEvent
+from moxy.server.connection import Connection
+from moxy.server.greetings import Greetings
+from moxy.server.session import Session
+from moxy.service import Service, Turn
+
+OUTPUT_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Replies that may wait for a client that does not read; beyond it the client is cut off."""
+
+_KEEPALIVE_S: Final = 60
+_GOODBYE_S: Final = 5.0
+
+
+class Journalist(Protocol):
+    """What the server tells about itself. One call is one line."""
+
+    def __call__(self, event: str, **fields: str | int) -> None:
+        """Say that `event` happened."""
+
+
+Observer = Callable[[Sequence[AnyEvent]], None]
+
+
+@final
+class Server:
+    """A service on a TCP port. `port` 0 picks a free one; `address` is where it really listens."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        say: Journalist,
+        observers: Iterable[Observer] = (),
+        password: str = "",
+        clients_max: int = 20_000,
+        output_bytes_max: int = OUTPUT_BYTES_MAX,
+    ) -> None:
+        self.service: Final = Service(backend, clock)
+        self.address = ("", 0)
+        self.say: Final = say
+        self.output_bytes_max: Final = output_bytes_max
+        self._backend: Final = backend
+        self._clock: Final = clock
+        self._observers: Final = tuple(observers)
+        self._password: Final = password
+        self._clients_max: Final = clients_max
+        self._greetings: Final = Greetings(backend, clock)
+        self._sockets: asyncio.Server | None = None
+        self._wake: Final = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms: int | None = None
+        self._links: dict[Connection, Link] = {}
+        self._touched: dict[Link, None] = {}
+        self._next_id = 0
+        self._stopping = False
+
+    # From outside
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen. Raises OSError when the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        self._sockets = await loop.create_server(lambda: Link(self), host, port, backlog=1024)
+        self.address = self._sockets.sockets[0].getsockname()[:2]
+        self._greetings.port = self.address[1]
+
+    async def run(self) -> None:
+        """Run turns until `stop`, then answer what arrived, say goodbye and let go of the backend."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            stopping = self._stopping
+            await self._turn()
+            if stopping:
+                break
+        await self._goodbye()
+
+    def stop(self) -> None:
+        """Accept nothing new; `run` returns after one more turn."""
+        self._stopping = True
+        if self._sockets is not None:
+            self._sockets.close()
+        self._wake.set()
+
+    # From the links
+
+    def welcome(self, peer: str) -> Connection | None:
+        """A connection for a new client; None when there are too many."""
+        if len(self._links) >= self._clients_max or self._stopping:
+            self._greetings.refused_connections += 1
+            self.say("client.refused", peer=peer, why="max clients reached", clients=len(self._links))
+            return None
+        self._next_id += 1
+        return Connection(Session(self._next_id, peer, self._password), self._greetings)
+
+    def joined(self, connection: Connection, link: "Link") -> None:
+        """A welcomed client's transport is ready."""
+        self._links[connection] = link
+        self._greetings.clients = len(self._links)
+
+    def left(self, connection: Connection) -> None:
+        """A client's transport is gone, with whatever was not written."""
+        connection.closed = True
+        self._links.pop(connection, None)
+        self._greetings.clients = len(self._links)
+        self.service.disconnected(connection)
+        if connection.unsent_leases:
+            self.service.undelivered(connection.unsent_leases)
+        if self.service.has_work:
+            self._wake.set()
+
+    def touch(self, link: "Link") -> None:
+        """This link has something to submit or to write: look after it in the coming turn."""
+        self._touched[link] = None
+        self._wake.set()
+
+    # The turn
+
+    async def _turn(self) -> None:
+        turn = await self.service.turn()
+        self._greetings.commands += len(turn.answered)
+        self._greetings.blocked = self.service.blocked
+        self._reply(turn)
+        for observe in self._observers:
+            observe(turn.events)
+        if self.service.has_work:
+            self._wake.set()
+        self._set_timer()
+
+    def _reply(self, turn: Turn) -> None:
+        """One write to each connection that has something to say."""
+        touched, self._touched = self._touched, {}
+        for request in turn.answered:
+            link = self._links.get(request.client) if isinstance(request.client, Connection) else None
+            if link is not None:
+                touched[link] = None
+        for link in touched:
+            link.flush()
+
+    def _set_timer(self) -> None:
+        """One timer, armed for when time next causes something."""
+        wake_ms = self.service.next_wake_ms()
+        if wake_ms == self._timer_ms and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_ms = wake_ms
+        if wake_ms is not None:
+            delay_s = max(wake_ms - self._clock.now_ms(), 0) / 1000
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = self._timer_ms = None
+        self._wake.set()
+
+    async def _goodbye(self) -> None:
+        """Close every connection after what it was told has gone out, then the backend."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for link in list(self._links.values()):
+            link.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _GOODBYE_S
+        while self._links and loop.time() < end:
+            await asyncio.sleep(0.01)
+        for link in list(self._links.values()):
+            link.abort()
+        await self.service.turn()  # the bound leases of those who were still here
+        await self._backend.close()
+
+
+@final
+class Link(asyncio.Protocol):
+    """A connection on a TCP transport. Whatever the kernel does not take at once stops the reading (back-pressure)."""
+
+    def __init__(self, server: Server) -> None:
+        self._server: Final = server
+        self._transport: asyncio.Transport | None = None
+        self._connection: Connection | None = None
+        self._unwritten = False
+        self._reading = True
+
+    def connection_made(self, base: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, base)  # uvloop's is one in all but name
+        peername = transport.get_extra_info("peername")
+        peer = f"{peername[0]}:{peername[1]}" if peername else "unknown"
+        self._transport = transport
+        self._connection = self._server.welcome(peer)
+        if self._connection is None:
+            transport.write(b"-ERR max number of clients reached\r\n")
+            transport.close()
+            return
+        # With a mark of 0 the transport tells exactly when all is with the kernel, and when it is not.
+        transport.set_write_buffer_limits(0)
+        _keep_alive(transport.get_extra_info("socket"))
+        self._server.joined(self._connection, self)
+
+    def data_received(self, data: bytes) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        for request in connection.receive(data):
+            self._server.service.submit(request)
+        self._server.touch(self)
+        if connection.is_full:
+            self._pause()
+
+    def eof_received(self) -> bool:
+        connection = self._connection
+        if connection is None or connection.is_blocked:
+            return False  # nobody waits for a task who will not speak again
+        connection.end_of_input()
+        self._server.touch(self)
+        return True
+
+    def pause_writing(self) -> None:
+        self._unwritten = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        self._unwritten = False
+        if self._connection is not None:
+            self._connection.unsent_leases.clear()
+            self._server.touch(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            self._server.left(self._connection)
+
+    def flush(self) -> None:
+        """Write what can be said, go on with what was held back, and end the conversation if it is over."""
+        connection, transport = self._connection, self._transport
+        if connection is None or transport is None or connection.closed:
+            return
+        output = connection.take_output()
+        if output:
+            transport.write(output)
+            if transport.get_write_buffer_size() > self._server.output_bytes_max:
+                self._server.say("client.cut_off", peer=connection.session.peer, why="does not read its replies")
+                transport.abort()
+                return
+            if not self._unwritten:
+                connection.unsent_leases.clear()
+        if connection.finished:
+            if connection.is_http:
+                self._server.say("client.refused", peer=connection.session.peer, why="speaks HTTP, not RESP")
+            transport.close()
+            return
+        requests = connection.proceed()
+        if requests:
+            for request in requests:
+                self._server.service.submit(request)
+            self._server.touch(self)
+        if not self._reading and not self._unwritten and not connection.is_full:
+            self._reading = True
+            transport.resume_reading()
+
+    def close(self) -> None:
+        """Say goodbye once everything is written."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Do not wait any longer."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _pause(self) -> None:
+        if self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+
+def _keep_alive(sock: socket.socket | None) -> None:
+    """Have the kernel notice a peer that is gone without a word, within about two minutes."""
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", _KEEPALIVE_S), ("TCP_KEEPINTVL", _KEEPALIVE_S // 4), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,364 @@
+"""Many queues over one backend: turns, blocked fetches, bound leases, and when time is next needed.
+
+Lives here: everything about *who waits* and *in which order*, none of which survives the process. Must not: rules of
+a queue (core), bytes (wire), sockets or an event loop (server). Nothing here calls back up: the server hands in
+requests, runs `turn`, and is given the answers, so a test does the same with a clock of its own.
+
+A turn executes everything that arrived since the last one, lets waiters have what became ready, does due work, and
+commits once. Answers come out only after the commit (I13), in the order in which they were decided.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, final
+
+import msgspec
+
+from moxy.backends.base import Backend, Clock, CommitRefused, Done, Outcome
+from moxy.core.answers import AckResult, Answer, Delivery
+from moxy.core.commands import (
+    UNSET,
+    Ack,
+    AckMany,
+    AnyCommand,
+    Bulk,
+    Command,
+    Fetch,
+    FetchAny,
+    Intent,
+    ListQueues,
+    Release,
+    Tick,
+)
+from moxy.core.errors import IOERR, Refused
+from moxy.core.events import (
+    Acked,
+    AnyEvent,
+    Enqueued,
+    Expired,
+    Failed,
+    Matured,
+    QueueResumed,
+    Redriven,
+    ReleaseCause,
+    Released,
+    Requeued,
+)
+from moxy.core.ids import split_lease_id
+from moxy.core.ordered import EMPTY, Key
+
+
+class Client(Protocol):
+    """Whoever sent a request. `closed`: nobody is there to read an answer any more."""
+
+    closed: bool
+
+
+@final
+class Request:
+    """One intent of one client, and its outcome once it has one. Without a client it is the service's own."""
+
+    __slots__ = ("client", "intent", "outcome")
+
+    def __init__(self, client: Client | None, intent: Intent) -> None:
+        self.client: Final = client
+        self.intent: Final = intent
+        self.outcome: Outcome | None = None
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What a turn came to: the requests that have their outcome now, and the events that made it so, committed."""
+
+    answered: list[Request]
+    events: list[AnyEvent]
+
+
+@final
+class _Waiter:
+    """A blocked fetch. `key` orders time-outs; None waits for ever."""
+
+    __slots__ = ("fetch", "key", "request")
+
+    def __init__(self, request: Request, fetch: FetchAny, key: Key | None) -> None:
+        self.request: Final = request
+        self.fetch: Final = fetch
+        self.key: Final = key
+
+
+@final
+class Service:
+    """The queues as the server sees them. One turn at a time."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        self._backend: Final = backend
+        self._clock: Final = clock
+        self._inbox: list[Request] = []
+        self._answered: list[Request] = []
+        self._events: list[AnyEvent] = []
+        # Waiters in order of arrival (dicts keep it), per queue and per client; time-outs in order of time.
+        self._waiting: dict[str, dict[int, _Waiter]] = {}
+        self._blocked: dict[Client, int] = {}
+        self._waiters: dict[int, _Waiter] = {}
+        self._timeouts = EMPTY
+        self._arrivals = 0
+        self._woken: dict[str, None] = {}
+        # Bound leases, both ways.
+        self._bound: dict[str, Client] = {}
+        self._holds: dict[Client, dict[str, None]] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something arrived since the last turn."""
+        return bool(self._inbox)
+
+    @property
+    def blocked(self) -> int:
+        """How many fetches are waiting."""
+        return len(self._waiters)
+
+    def submit(self, request: Request) -> None:
+        """Take a request into the next turn."""
+        self._inbox.append(request)
+
+    def disconnected(self, client: Client) -> None:
+        """A client is gone (`client.closed` is set): drop its waiter, and release its bound leases in the next turn."""
+        arrival = self._blocked.get(client)
+        if arrival is not None:
+            self._forget_waiter(arrival)
+        self._release(self._holds.pop(client, ()), "disconnect")
+
+    def undelivered(self, lease_ids: Iterable[str]) -> None:
+        """The replies that carried these leases were never written: release them, uncharged, in the next turn."""
+        self._release(lease_ids, "undelivered")
+
+    def next_wake_ms(self) -> int | None:
+        """When the next turn is due although nothing may have arrived; None: not before something arrives."""
+        due_ms = self._backend.next_due_ms()
+        timeout = self._timeouts.first()
+        if timeout is None:
+            return due_ms
+        return timeout[0] if due_ms is None else min(due_ms, timeout[0])
+
+    async def turn(self) -> Turn:
+        """Work off what arrived and what is due, commit, and give the answers.
+
+        Requests come before due work, so an ACK that is late but here wins over the expiry of its lease.
+        """
+        batch, self._inbox = self._inbox, []
+        self._answered, self._events = [], []
+        await self._work_off(batch)
+        await self._expire()
+        self._time_out()
+        try:
+            await self._backend.commit()
+        except CommitRefused as refusal:
+            for request in self._answered:
+                request.outcome = Refused(IOERR, str(refusal))
+            self._events = []
+        self._hand_over(self._answered)
+        self._let_go(self._events)
+        return Turn(self._answered, self._events)
+
+    # The turn, in order
+
+    async def _work_off(self, batch: Sequence[Request]) -> None:
+        """Execute in order of arrival, as many at a time as can go together.
+
+        A run ends where somebody waits for the queue, so that a waiter has what became ready before the next
+        request can take it.
+        """
+        run: list[Request] = []
+        for request in batch:
+            intent = request.intent
+            if isinstance(intent, Bulk):
+                await self._execute(run)
+                run = []
+                await self._execute_bulk(request, intent)
+                continue
+            if isinstance(intent, Fetch):
+                if request.client is not None and request.client.closed:
+                    continue
+                if intent.queue in self._waiting:
+                    await self._execute([*run, Request(None, Tick(intent.queue))])
+                    run = []
+            run.append(request)
+            if intent.queue in self._waiting:
+                await self._execute(run)
+                run = []
+        await self._execute(run)
+
+    async def _execute(self, run: list[Request]) -> None:
+        if not run:
+            return
+        commands = [request.intent for request in run if isinstance(request.intent, AnyCommand)]
+        for request, outcome in zip(run, await self._backend.execute(commands), strict=True):
+            self._answer(request, outcome)
+            if isinstance(outcome, Done):
+                self._hear(outcome.events)
+        await self._serve_woken()
+
+    async def _execute_bulk(self, request: Request, intent: Bulk) -> None:
+        if isinstance(intent, FetchAny):
+            if request.client is not None and request.client.closed:
+                return
+            deliveries = await self._fetch(intent)
+            if isinstance(deliveries, Refused):
+                self._answer(request, deliveries)
+            elif deliveries or intent.block_ms == UNSET:
+                self._answer(request, Done(deliveries or None))
+            else:
+                self._wait(request, intent)
+        elif isinstance(intent, AckMany):
+            self._answer(request, Done(await self._ack_each(intent)))
+        else:
+            assert isinstance(intent, ListQueues), intent
+            self._answer(request, Done(await self._backend.names(intent)))
+        await self._serve_woken()
+
+    async def _fetch(self, fetch: FetchAny) -> list[Delivery] | Refused:
+        """Fill the count over the queues, in their order."""
+        deliveries: list[Delivery] = []
+        for queue in fetch.queues:
+            count = fetch.count - len(deliveries)
+            if not count:
+                break
+            (outcome,) = await self._backend.execute([Fetch(queue, fetch.lease_ms, count, fetch.worker, fetch.bound)])
+            if isinstance(outcome, Refused):
+                if deliveries:
+                    break
+                return outcome
+            self._hear(outcome.events)
+            deliveries.extend(_deliveries(outcome.answer))
+        return deliveries
+
+    async def _ack_each(self, many: AckMany) -> Answer:
+        """Each on its own, but all in one go of the backend."""
+        acks: list[Command] = [ack for ack in many.acks if isinstance(ack, Ack)]
+        outcomes = iter(await self._backend.execute(acks))
+        results: list[AckResult] = []
+        for ack in many.acks:
+            if not isinstance(ack, Ack):
+                results.append(AckResult(*ack))
+                continue
+            outcome = next(outcomes)
+            if isinstance(outcome, Refused):
+                results.append(AckResult(outcome.code, outcome.text))
+            else:
+                self._hear(outcome.events)
+                results.append(AckResult())
+        return results
+
+    async def _expire(self) -> None:
+        due_ms = self._backend.next_due_ms()
+        if due_ms is not None and due_ms <= self._clock.now_ms():
+            self._hear(await self._backend.expire())
+            await self._serve_woken()
+
+    def _time_out(self) -> None:
+        """Answer the waiters whose time is up, after everything that could still serve them."""
+        now_ms = self._clock.now_ms()
+        while (key := self._timeouts.first()) and key[0] <= now_ms:
+            self._answer(self._forget_waiter(key[2]).request, Done(None))
+
+    def _hand_over(self, answered: Sequence[Request]) -> None:
+        """After the commit: note who holds bound leases, and take back what nobody is there to receive."""
+        for request in answered:
+            client, outcome = request.client, request.outcome
+            if client is None or not isinstance(outcome, Done) or not isinstance(request.intent, Fetch | FetchAny):
+                continue
+            leases = [delivery.lease_id for delivery in _deliveries(outcome.answer) if delivery.lease_id]
+            if client.closed:
+                self.undelivered(leases)
+            elif request.intent.bound:
+                for lease_id in leases:
+                    self._bound[lease_id] = client
+                    self._holds.setdefault(client, {})[lease_id] = None
+
+    def _let_go(self, events: Sequence[AnyEvent]) -> None:
+        """After the commit: forget the bound leases that ended."""
+        if not self._bound:
+            return
+        for event in events:
+            if isinstance(event, Acked | Expired | Failed | Released):
+                client = self._bound.pop(event.lease_id, None)
+                if client is not None and client in self._holds:
+                    self._holds[client].pop(event.lease_id, None)
+
+    # Waiting
+
+    def _wait(self, request: Request, fetch: FetchAny) -> None:
+        assert request.client is not None, "only clients wait"
+        self._arrivals += 1
+        arrival = self._arrivals
+        key = (self._clock.now_ms() + fetch.block_ms, 0, arrival) if fetch.block_ms else None
+        waiter = _Waiter(request, fetch, key)
+        self._waiters[arrival] = waiter
+        self._blocked[request.client] = arrival
+        for queue in fetch.queues:
+            self._waiting.setdefault(queue, {})[arrival] = waiter
+        if key is not None:
+            self._timeouts = self._timeouts.add(key)
+
+    def _forget_waiter(self, arrival: int) -> _Waiter:
+        waiter = self._waiters.pop(arrival)
+        for queue in waiter.fetch.queues:
+            line = self._waiting.get(queue, {})
+            line.pop(arrival, None)
+            if not line:
+                self._waiting.pop(queue, None)
+        if waiter.key is not None:
+            self._timeouts = self._timeouts.remove(waiter.key)
+        assert waiter.request.client is not None
+        del self._blocked[waiter.request.client]
+        return waiter
+
+    async def _serve_woken(self) -> None:
+        """Let the waiters of each woken queue fetch, first come first served, until one finds nothing."""
+        while self._woken:
+            queue = next(iter(self._woken))
+            del self._woken[queue]
+            while line := self._waiting.get(queue):
+                arrival, waiter = next(iter(line.items()))
+                client = waiter.request.client
+                if client is not None and client.closed:
+                    self._forget_waiter(arrival)
+                    continue
+                deliveries = await self._fetch(waiter.fetch)
+                if not deliveries:
+                    break
+                self._forget_waiter(arrival)
+                self._answer(waiter.request, deliveries if isinstance(deliveries, Refused) else Done(deliveries))
+
+    def _hear(self, events: Sequence[AnyEvent]) -> None:
+        """Take note of what happened: for the turn, and for the waiters of queues where something became ready."""
+        self._events.extend(events)
+        if self._waiting:
+            for event in events:
+                if event.queue in self._waiting and _makes_ready(event):
+                    self._woken[event.queue] = None
+
+    # Small change
+
+    def _answer(self, request: Request, outcome: Outcome) -> None:
+        request.outcome = outcome
+        if request.client is not None:
+            self._answered.append(request)
+
+    def _release(self, lease_ids: Iterable[str], cause: ReleaseCause) -> None:
+        for lease_id in lease_ids:
+            self._bound.pop(lease_id, None)
+            queue, number, token = split_lease_id(lease_id)
+            self.submit(Request(None, Release(queue, lease_id, number, token, cause)))
+
+
+def _deliveries(answer: Answer) -> list[Delivery]:
+    """The deliveries in the answer of a fetch."""
+    if not isinstance(answer, list):
+        return []
+    return [delivery for delivery in answer if isinstance(delivery, Delivery)]
+
+
+def _makes_ready(event: AnyEvent) -> bool:
+    """Whether a FETCH that found nothing before the event may find something after it."""
+    if isinstance(event, Enqueued | Requeued):
+        return event.due_ms == 0
+    return isinstance(event, Matured | Released | Redriven | QueueResumed)

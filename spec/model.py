@@ -1,0 +1,759 @@
+"""The reference model: docs/semantics.md as the plainest program that says the same.
+
+What lives here: one `Model` with the queue commands, their replies, due work, blocked fetches and the canonical state,
+over plain lists that are scanned and sorted whenever they are read. A machine drives it in lock-step with a real system
+and compares every reply and state. Brackets name the section or invariant of docs/semantics.md that a rule is from.
+
+What must not live here: anything of `moxy`, anything clever or quick, storage, sockets, clocks, random numbers. Nonces
+are 0, so a backoff is exactly its `d`; the time is an argument of every call. Names ending in `_ms` are milliseconds:
+moments (deadline, due, expires, enqueued, leased, dead, until, now, at) since 1970, all others durations.
+INFO, HISTORY, WHY and EVENTS are not modelled.
+"""
+
+import enum
+import fnmatch
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+MAX_MS: Final = 30 * 24 * 60 * 60 * 1000
+"""30 days: the longest lease, delay, block, TTL and dedup window [Limits]."""
+MAX_COUNT: Final = 1_000
+"""The largest COUNT, what REDRIVE and PEEK take without one, and the tasks of one go of due work [Limits, Time]."""
+MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+MAX_REASON_BYTES: Final = 1_024
+MAX_ID_BYTES: Final = 128
+MAX_QUEUE_BYTES: Final = 255
+MAX_POLICY_NUMBER: Final = 1_000_000_000
+NONCE: Final = f"{0:016x}"
+"""The 64 random bits of task and lease ids; always 0 in lock-step runs."""
+
+POLICY: Final = {
+    "max_attempts": (25, 0, MAX_POLICY_NUMBER),
+    "backoff_ms": (0, 0, MAX_MS),
+    "backoff_max_ms": (0, 0, MAX_MS),
+    "lease_ms": (30_000, 1, MAX_MS),
+    "max_hold_ms": (0, 0, MAX_MS),
+    "max_ready": (0, 0, MAX_POLICY_NUMBER),
+    "ttl_ms": (0, 0, MAX_MS),
+}
+"""Field -> default, lowest and highest value [Operators, CONFIG]."""
+
+TASK_EVENTS: Final = (
+    *("Enqueued", "Matured", "Leased", "Extended", "Acked", "Expired", "Failed"),
+    *("Released", "Requeued", "DeadLettered", "Redriven", "Deleted"),
+)
+QUEUE_EVENTS: Final = ("QueueConfigured", "QueuePaused", "QueueResumed", "Purged")
+
+ENTRY_KEYS: Final = (
+    *("lease_id", "task_id", "queue", "payload", "attempts", "deliveries", "token", "deadline_ms"),
+    *("priority", "enqueued_ms"),
+)
+"""An entry of FETCH and PEEK, in the order of the contract."""
+SHOW_KEYS: Final = (
+    *("task_id", "queue", "state", "payload", "priority", "attempts", "max_attempts", "deliveries", "expiries"),
+    *("failures", "releases", "disconnects", "enqueued_ms", "due_ms", "expires_ms", "lease_id", "token"),
+    *("deadline_ms", "leased_ms", "last_reason", "dead_cause", "dead_reason", "dead_ms"),
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A coded refusal: the first word of an error reply. A refused command changes nothing [I12]."""
+
+    code: str
+
+
+class Blocked(enum.Enum):
+    """The type of `BLOCKED`, so that a type checker can tell it from other replies."""
+
+    BLOCKED = "BLOCKED"
+
+
+BLOCKED: Final = Blocked.BLOCKED
+"""What `execute` returns for a FETCH that now waits; its reply comes later, from `take_answers`."""
+
+Reply = dict[str, object] | Sequence[object] | int | Refusal | Blocked | None
+
+
+class _RefusedError(Exception):
+    """Carries a code from wherever a check fails to `execute`; raised before anything has changed."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _refuse(code: str) -> NoReturn:
+    raise _RefusedError(code)
+
+
+@dataclass
+class Lease:
+    """A live lease. `bound_to` is the client of a BOUND one, else None."""
+
+    lease_id: str
+    deadline_ms: int
+    leased_ms: int
+    bound_to: str | None
+
+
+@dataclass(eq=False)
+class Task:
+    """A task that its queue still has: scheduled, ready, processing or dead. Gone ones are in no list."""
+
+    task_id: str
+    number: int
+    place: int
+    payload: bytes
+    priority: int
+    enqueued_ms: int
+    state: str = "ready"
+    due_ms: int | None = None
+    expires_ms: int | None = None
+    dedup_ms: int | None = None
+    own_max_attempts: int | None = None
+    own_lease_ms: int | None = None
+    attempts: int = 0
+    deliveries: int = 0
+    expiries: int = 0
+    failures: int = 0
+    releases: int = 0
+    disconnects: int = 0
+    token: int = 0
+    lease: Lease | None = None
+    last_reason: str | None = None
+    dead_cause: str | None = None
+    dead_reason: str | None = None
+    dead_ms: int | None = None
+    death: int = 0
+    """Which `DeadLettered` of its queue buried it: tells deaths of the same millisecond apart."""
+
+    @property
+    def deadline_ms(self) -> int | None:
+        return self.lease.deadline_ms if self.lease else None
+
+    def ttl_ran_out(self, at_ms: int) -> bool:
+        return self.expires_ms is not None and self.expires_ms <= at_ms
+
+
+@dataclass
+class Queue:
+    """One queue: its policy, its tasks, the ids it remembers after their tasks are gone, and what was counted."""
+
+    name: str
+    policy: dict[str, int]
+    paused: bool = False
+    next_number: int = 1
+    """The next number or place to be given: both come from this one counter."""
+    last_token: int = 0
+    last_ms: int = 0
+    """The time of the last event [I15]."""
+    tasks: list[Task] = field(default_factory=list)
+    remembered: list[tuple[str, int]] = field(default_factory=list)
+    """(task id, until_ms): known until that time is reached [Enqueue, DEDUP]."""
+    events: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*TASK_EVENTS, *QUEUE_EVENTS), 0))
+    purged_tasks: int = 0
+    """Tasks removed by `Purged` events, which are one event for many tasks [Operators]."""
+
+    def now(self, now_ms: int) -> int:
+        """The time in this queue: never before its last event [Time, I15]."""
+        return max(now_ms, self.last_ms)
+
+    def in_state(self, state: str) -> list[Task]:
+        """The tasks of one state in the order of PEEK [Order]; for ready ones it is the order of leasing [I7]."""
+        tasks = [task for task in self.tasks if task.state == state]
+        if state == "ready":
+            return sorted(tasks, key=lambda task: (-task.priority, task.place))
+        if state == "scheduled":
+            return sorted(tasks, key=lambda task: (task.due_ms or 0, task.place))
+        if state == "processing":
+            return sorted(tasks, key=lambda task: (task.deadline_ms or 0, task.token))
+        return sorted(tasks, key=lambda task: task.death)
+
+    def find(self, task_id: str) -> Task | None:
+        return next((task for task in self.tasks if task.task_id == task_id), None)
+
+    def knows(self, task_id: str, at_ms: int) -> bool:
+        """Whether an ENQUEUE with this id creates nothing: a live or dead task has it, or its window is open [I14]."""
+        return self.find(task_id) is not None or any(i == task_id and at_ms < until for i, until in self.remembered)
+
+    def may_lease(self) -> bool:
+        return not self.paused and bool(self.in_state("ready"))
+
+    def max_attempts(self, task: Task) -> int:
+        """The task's own, else the policy's as it stands now; 0 is unlimited [Enqueue]."""
+        return self.policy["max_attempts"] if task.own_max_attempts is None else task.own_max_attempts
+
+    def attempts_used_up(self, task: Task) -> bool:
+        return 0 < self.max_attempts(task) <= task.attempts
+
+    def backoff_ms(self, attempts: int) -> int:
+        """How long a task waits after its `attempts`-th charged delivery [Coming back]. The draw is 0, so it is `d`."""
+        cap_ms = self.policy["backoff_max_ms"] or MAX_MS
+        return min(self.policy["backoff_ms"] * int(2 ** (attempts - 1)), cap_ms)
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A FETCH: who asks, what for, and until when it waits if it has to (`until_ms` None: for ever)."""
+
+    client: str
+    queues: list[str]
+    count: int
+    timeout_ms: int | None
+    """The visibility timeout; None is DEFAULT."""
+    bound: bool
+    until_ms: int | None = None
+
+
+def _text(raw: bytes) -> str:
+    """UTF-8, or a syntax error."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        _refuse("ERR")
+
+
+def _lookup(raw: bytes) -> str:
+    """An id to look something up by: what is not UTF-8 is the id of nothing, hence unknown, not refused."""
+    return raw.decode(errors="surrogateescape")
+
+
+def _has_control_or_space(text: str) -> bool:
+    return any(unicodedata.category(char) == "Cc" or char.isspace() for char in text)
+
+
+def _queue_name(raw: bytes) -> str:
+    """1 to 255 bytes of UTF-8 without control characters, white space and braces [Names and ids]."""
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        _refuse("BADQUEUE")
+    if not 1 <= len(raw) <= MAX_QUEUE_BYTES or _has_control_or_space(name) or "{" in name or "}" in name:
+        _refuse("BADQUEUE")
+    return name
+
+
+def _task_id(raw: bytes) -> str:
+    """An id given with ID: 1 to 128 bytes of UTF-8 without control characters and white space [Names and ids]."""
+    if len(raw) > MAX_ID_BYTES:
+        _refuse("TOOBIG")
+    if not raw or _has_control_or_space(_text(raw)):
+        _refuse("ERR")
+    return _text(raw)
+
+
+def _payload(raw: bytes) -> bytes:
+    if len(raw) > MAX_PAYLOAD_BYTES:
+        _refuse("TOOBIG")
+    return raw
+
+
+def _integer(raw: bytes, low: int, high: int, code: str = "ERR") -> int:
+    """A decimal integer as Redis writes one (no sign, no leading zero) within the range, or the refusal."""
+    if not re.fullmatch(rb"0|[1-9][0-9]{0,18}", raw) or not low <= int(raw) <= high:
+        _refuse(code)
+    return int(raw)
+
+
+def _options(args: list[bytes], valued: str = "", flags: str = "") -> dict[str, bytes]:
+    """Option words, case-insensitive, in any order, each at most once: word -> value (b"" for a flag)."""
+    given: dict[str, bytes] = {}
+    rest = list(args)
+    while rest:
+        word = _lookup(rest.pop(0).upper())
+        if word in given:
+            _refuse("ERR")
+        if word in flags.split():
+            given[word] = b""
+        elif word in valued.split() and rest:
+            given[word] = rest.pop(0)
+        else:
+            _refuse("ERR")
+    return given
+
+
+def _optional(given: dict[str, bytes], word: str, low: int, high: int, code: str = "ERR") -> int | None:
+    return _integer(given[word], low, high, code) if word in given else None
+
+
+class Model:
+    """All queues, the blocked fetches, and the answers that nobody has taken yet."""
+
+    def __init__(self, default_max_attempts: int = 25) -> None:
+        self.born_with = {name: default for name, (default, _, _) in POLICY.items()}
+        self.born_with["max_attempts"] = default_max_attempts
+        self.queues: dict[str, Queue] = {}
+        self.waiters: list[Waiter] = []
+        self.answers: list[tuple[str, Reply]] = []
+
+    # What the machine drives
+
+    def execute(self, argv: Sequence[str | bytes], now_ms: int, client: str = "c1") -> Reply:
+        """One command as on the wire; its reply. Then whoever waits for what it made available is served."""
+        name, *args = [word.encode() if isinstance(word, str) else word for word in argv]
+        handlers: dict[bytes, Callable[[list[bytes], int], Reply]] = {
+            b"MOXY.ENQUEUE": self._enqueue,
+            b"MOXY.MENQUEUE": self._menqueue,
+            b"MOXY.FETCH": lambda args, now_ms: self._fetch(args, now_ms, client),
+            b"MOXY.ACK": self._ack,
+            b"MOXY.MACK": self._mack,
+            b"MOXY.NACK": self._nack,
+            b"MOXY.EXTEND": self._extend,
+            b"MOXY.STATS": self._stats,
+            b"MOXY.PEEK": self._peek,
+            b"MOXY.SHOW": self._show,
+            b"MOXY.QUEUES": self._queues,
+            b"MOXY.CONFIG": self._config,
+            b"MOXY.PAUSE": self._pause,
+            b"MOXY.RESUME": self._resume,
+            b"MOXY.REDRIVE": self._redrive,
+            b"MOXY.DELETE": self._delete,
+            b"MOXY.PURGE": self._purge,
+        }
+        if name.upper() in (b"MOXY.INFO", b"MOXY.HISTORY", b"MOXY.WHY", b"MOXY.EVENTS"):
+            raise NotImplementedError(f"{name!r} is not modelled")
+        if name.upper() not in handlers:
+            return Refusal("ERR")
+        try:
+            reply = handlers[name.upper()](args, now_ms)
+        except _RefusedError as refused:
+            reply = Refusal(refused.code)
+        self._serve_waiters(now_ms)
+        return reply
+
+    def tick(self, now_ms: int) -> None:
+        """The timer: all due work of all queues, then the waiters: first served, then timed out [Time, L4]."""
+        while self._do_due_work(list(self.queues), now_ms):
+            pass
+        self._serve_waiters(now_ms)
+        timed_out = [waiter for waiter in self.waiters if waiter.until_ms is not None and waiter.until_ms <= now_ms]
+        for waiter in sorted(timed_out, key=lambda waiter: waiter.until_ms or 0):
+            self.waiters.remove(waiter)
+            self.answers.append((waiter.client, None))
+
+    def next_due_ms(self) -> int | None:
+        """The earliest time at which `tick` has something to do, or None."""
+        times = [waiter.until_ms for waiter in self.waiters]
+        for queue in self.queues.values():
+            times += [task.deadline_ms for task in queue.in_state("processing")]
+            times += [task.expires_ms for task in queue.in_state("ready") + queue.in_state("scheduled")]
+            times += [task.due_ms for task in queue.in_state("scheduled")]
+        return min((time for time in times if time is not None), default=None)
+
+    def take_answers(self) -> list[tuple[str, Reply]]:
+        """(client, reply) of every waiter answered since the last call, in the order of the answers."""
+        answers, self.answers = self.answers, []
+        return answers
+
+    def disconnect(self, client: str, now_ms: int) -> None:
+        """A connection closed: its waiter goes first, then its BOUND leases are released, charged [Lease]."""
+        self.waiters = [waiter for waiter in self.waiters if waiter.client != client]
+        for queue in self.queues.values():
+            for task in sorted(queue.in_state("processing"), key=lambda task: task.token):
+                if task.lease and task.lease.bound_to == client:
+                    self._release(queue, task, "disconnect", queue.now(now_ms))
+        self._serve_waiters(now_ms)
+
+    def undeliver(self, lease_id: str, now_ms: int) -> None:
+        """The reply that carried this lease could not be written: released, uncharged. A void lease: nothing [I4]."""
+        for queue, task in self._holders(lease_id):
+            self._release(queue, task, "undelivered", queue.now(now_ms))
+        self._serve_waiters(now_ms)
+
+    def events_count(self, name: str) -> dict[str, int]:
+        """How many events of each type the queue has had [Events, I8]; all 0 for a queue that does not exist."""
+        return dict(self._queue(name).events)
+
+    def canonical(self, now_ms: int) -> dict[str, object]:
+        """The whole state in a form that two systems can compare, at a time that decides which ids are remembered."""
+        return {name: self._canonical_queue(queue, queue.now(now_ms)) for name, queue in self.queues.items()}
+
+    def _canonical_queue(self, queue: Queue, at_ms: int) -> dict[str, object]:
+        counters = {re.sub("(?<=[a-z])(?=[A-Z])", "_", event).lower(): queue.events[event] for event in TASK_EVENTS}
+        counters["deleted"] += queue.purged_tasks  # it counts tasks, so that I1 holds
+        keys = (*SHOW_KEYS, "number", "place", "dedup_ms")
+        return {
+            "paused": queue.paused,
+            "policy": dict(queue.policy),
+            "next_number": queue.next_number,
+            "last_token": queue.last_token,
+            "counters": counters,
+            "tasks": [self._fields(queue, task, keys) for task in sorted(queue.tasks, key=lambda task: task.number)],
+            "remembered": sorted((task_id, until) for task_id, until in queue.remembered if at_ms < until),
+        }
+
+    # Events: a queue exists from its first one on
+
+    def _queue(self, name: str) -> Queue:
+        """The queue, or what it would be born as: reading one that does not exist creates nothing [Names and ids]."""
+        return self.queues.get(name) or Queue(name, dict(self.born_with))
+
+    def _record(self, queue: Queue, event: str, at_ms: int) -> None:
+        """Count an event. The first of a queue makes it exist; a default of another kind is configured before it."""
+        if queue.name not in self.queues:
+            self.queues[queue.name] = queue
+            if self.born_with["max_attempts"] != POLICY["max_attempts"][0]:
+                queue.events["QueueConfigured"] += 1
+        assert at_ms >= queue.last_ms, "I15: at_ms never decreases"
+        queue.events[event] += 1
+        queue.last_ms = at_ms
+
+    # Enqueue
+
+    def _enqueue(self, args: list[bytes], now_ms: int) -> Reply:
+        """ENQUEUE queue payload [ID] [PRIORITY] [DELAY] [TTL] [MAXATTEMPTS] [LEASE] [DEDUP]."""
+        queue, payload = self._queue(_queue_name(args[0])), _payload(args[1])
+        given = _options(args[2:], valued="ID PRIORITY DELAY TTL MAXATTEMPTS LEASE DEDUP")
+        task_id = _task_id(given["ID"]) if "ID" in given else None
+        priority = _optional(given, "PRIORITY", 0, 9) or 0
+        delay_ms = _optional(given, "DELAY", 0, MAX_MS) or 0
+        ttl_ms = _optional(given, "TTL", 1, MAX_MS)
+        own_max_attempts = _optional(given, "MAXATTEMPTS", 0, MAX_POLICY_NUMBER)
+        own_lease_ms = _optional(given, "LEASE", 1, MAX_MS, "BADTIMEOUT")
+        dedup_ms = _optional(given, "DEDUP", 1, MAX_MS)
+        if dedup_ms is not None and task_id is None:
+            _refuse("ERR")
+        at_ms = queue.now(now_ms)
+        if task_id is not None and queue.knows(task_id, at_ms):  # before FULL: a repeat is never refused
+            return {"task_id": task_id}
+        self._refuse_when_full(queue, 1)
+        task = self._create(queue, payload, task_id, ttl_ms, at_ms)
+        task.priority, task.dedup_ms = priority, dedup_ms
+        task.own_max_attempts, task.own_lease_ms = own_max_attempts, own_lease_ms
+        if delay_ms > 0:
+            task.state, task.due_ms = "scheduled", at_ms + delay_ms
+        return {"task_id": task.task_id}
+
+    def _menqueue(self, args: list[bytes], now_ms: int) -> Reply:
+        """MENQUEUE queue payload...: all or nothing, in order, without options."""
+        queue, payloads = self._queue(_queue_name(args[0])), [_payload(payload) for payload in args[1:]]
+        self._refuse_when_full(queue, len(payloads))
+        return [self._create(queue, payload, None, None, queue.now(now_ms)).task_id for payload in payloads]
+
+    def _refuse_when_full(self, queue: Queue, more: int) -> None:
+        """`max_ready` bounds the tasks that wait, ready and scheduled together; 0 is no bound [Enqueue]."""
+        waiting = len(queue.in_state("ready")) + len(queue.in_state("scheduled"))
+        if queue.policy["max_ready"] and waiting + more > queue.policy["max_ready"]:
+            _refuse("FULL")
+
+    def _create(self, queue: Queue, payload: bytes, task_id: str | None, ttl_ms: int | None, at_ms: int) -> Task:
+        """A ready task at the end; its number is its first place. Without TTL the policy's of this moment; 0: none."""
+        number = queue.next_number
+        task = Task(task_id or f"{number}-{NONCE}", number, number, payload, priority=0, enqueued_ms=at_ms)
+        ttl_ms = ttl_ms or queue.policy["ttl_ms"]
+        task.expires_ms = at_ms + ttl_ms if ttl_ms else None
+        queue.next_number += 1
+        queue.tasks.append(task)
+        self._record(queue, "Enqueued", at_ms)
+        return task
+
+    # Lease
+
+    def _fetch(self, args: list[bytes], now_ms: int, client: str) -> Reply:
+        """FETCH queue timeout_ms|DEFAULT [COUNT n] [BLOCK ms] [BOUND] [WITH queue...]; WITH takes all that follows."""
+        first, timeout, *options = args
+        names = [_queue_name(first)]
+        timeout_ms = None if timeout.upper() == b"DEFAULT" else _integer(timeout, 1, MAX_MS, "BADTIMEOUT")
+        words = [option.upper() for option in options]
+        before_with = options[: words.index(b"WITH")] if b"WITH" in words else options
+        given = _options(before_with, valued="COUNT BLOCK", flags="BOUND")
+        count = _optional(given, "COUNT", 1, MAX_COUNT) or 1
+        block_ms = _optional(given, "BLOCK", 0, MAX_MS)
+        if b"WITH" in words:
+            names += [_queue_name(name) for name in options[len(before_with) + 1 :]] or _refuse("ERR")
+        fetch = Waiter(client, names, count, timeout_ms, "BOUND" in given)
+        self._do_due_work(names, now_ms)
+        entries = self._lease_for(fetch, now_ms)
+        if not entries and block_ms is not None:
+            fetch.until_ms = now_ms + block_ms if block_ms else None
+            self.waiters.append(fetch)
+            return BLOCKED
+        if options:
+            return entries or None
+        return {key: entries[0][key] for key in ("lease_id", "task_id", "payload")} if entries else None
+
+    def _lease_for(self, fetch: Waiter, now_ms: int) -> list[dict[str, object]]:
+        """Lease up to COUNT tasks, filled across the queues in the order given [Lease, I7]."""
+        entries: list[dict[str, object]] = []
+        for queue in map(self._queue, fetch.queues):
+            while len(entries) < fetch.count and queue.may_lease():
+                task = queue.in_state("ready")[0]
+                self._lease(queue, task, fetch, queue.now(now_ms))
+                entries.append(self._fields(queue, task, ENTRY_KEYS))
+        return entries
+
+    def _lease(self, queue: Queue, task: Task, fetch: Waiter, at_ms: int) -> None:
+        """A new lease under the next fencing token [I2, I3]; the deadline is now + the visibility timeout."""
+        queue.last_token += 1
+        timeout_ms = fetch.timeout_ms or task.own_lease_ms or queue.policy["lease_ms"]
+        lease_id = f"{queue.name}:{task.number}:{queue.last_token}:{NONCE}"
+        task.lease = Lease(lease_id, at_ms + timeout_ms, at_ms, fetch.client if fetch.bound else None)
+        task.state, task.token, task.deliveries = "processing", queue.last_token, task.deliveries + 1
+        self._record(queue, "Leased", at_ms)
+
+    def _holders(self, lease_id: str) -> list[tuple[Queue, Task]]:
+        """The one task under this lease with its queue; empty when the lease is void or was never seen."""
+        return [
+            (q, task)
+            for q in self.queues.values()
+            for task in q.tasks
+            if task.lease and task.lease.lease_id == lease_id
+        ]
+
+    def _held(self, raw: bytes, now_ms: int) -> tuple[Queue, Task, Lease, int]:
+        """Queue, task, live lease and time in the queue, or NOLEASE [I4]. An overdue lease is live until expired."""
+        for queue, task in self._holders(_lookup(raw)):
+            if task.lease:
+                return queue, task, task.lease, queue.now(now_ms)
+        _refuse("NOLEASE")
+
+    def _ack(self, args: list[bytes], now_ms: int) -> Reply:
+        queue, task, _, at_ms = self._held(args[0], now_ms)
+        self._record(queue, "Acked", at_ms)
+        self._forget(queue, task, at_ms)
+        return "OK"
+
+    def _mack(self, args: list[bytes], now_ms: int) -> Reply:
+        """MACK lease_id...: one ACK each, not all or nothing."""
+        replies: list[Reply] = []
+        for lease_id in args:
+            try:
+                replies.append(self._ack([lease_id], now_ms))
+            except _RefusedError as refused:
+                replies.append(Refusal(refused.code))
+        return replies
+
+    def _extend(self, args: list[bytes], now_ms: int) -> Reply:
+        """EXTEND lease_id ms: counts from now, never moves a deadline earlier, is refused past `max_hold_ms`."""
+        extend_ms = _integer(args[1], 1, MAX_MS, "BADTIMEOUT")
+        queue, _, lease, at_ms = self._held(args[0], now_ms)
+        if at_ms + extend_ms <= lease.deadline_ms:
+            return lease.deadline_ms
+        max_hold_ms = queue.policy["max_hold_ms"]
+        if max_hold_ms and at_ms + extend_ms > lease.leased_ms + max_hold_ms:
+            _refuse("MAXHOLD")
+        lease.deadline_ms = at_ms + extend_ms
+        self._record(queue, "Extended", at_ms)
+        return lease.deadline_ms
+
+    # Coming back
+
+    def _nack(self, args: list[bytes], now_ms: int) -> Reply:
+        """NACK lease_id [DELAY ms] [REASON text] [FATAL | RELEASE]; DELAY and REASON belong to a charged failure."""
+        given = _options(args[1:], valued="DELAY REASON", flags="FATAL RELEASE")
+        delay_ms = _optional(given, "DELAY", 0, MAX_MS)
+        if len(given.get("REASON", b"")) > MAX_REASON_BYTES:
+            _refuse("TOOBIG")
+        reason = _text(given.get("REASON", b""))
+        fatal, release = "FATAL" in given, "RELEASE" in given
+        if (fatal and release) or ("DELAY" in given and (fatal or release)) or ("REASON" in given and release):
+            _refuse("ERR")
+        queue, task, _, at_ms = self._held(args[0], now_ms)
+        if release:
+            self._release(queue, task, "worker", at_ms)
+            return "OK"
+        task.lease, task.attempts, task.failures = None, task.attempts + 1, task.failures + 1
+        task.last_reason = reason or task.last_reason
+        self._record(queue, "Failed", at_ms)
+        if fatal:
+            self._bury(queue, task, "fatal", reason or "fatal", at_ms)
+        else:
+            self._requeue(queue, task, reason or "nack", delay_ms, at_ms)
+        return "OK"
+
+    def _expire(self, queue: Queue, task: Task, at_ms: int) -> None:
+        """The deadline has come: charged, then requeued in the same batch [I6]."""
+        task.lease, task.attempts, task.expiries = None, task.attempts + 1, task.expiries + 1
+        self._record(queue, "Expired", at_ms)
+        self._requeue(queue, task, "lease expired", None, at_ms)
+
+    def _requeue(self, queue: Queue, task: Task, reason: str, delay_ms: int | None, at_ms: int) -> None:
+        """The first that applies: attempts used up, TTL run out, back to its place after NACK's DELAY or a backoff."""
+        if queue.attempts_used_up(task):
+            self._bury(queue, task, "attempts", reason, at_ms)
+        elif task.ttl_ran_out(at_ms):
+            self._bury(queue, task, "ttl", "ttl", at_ms)
+        else:
+            delay_ms = queue.backoff_ms(task.attempts) if delay_ms is None else delay_ms
+            task.state, task.due_ms = ("scheduled", at_ms + delay_ms) if delay_ms else ("ready", None)
+            self._record(queue, "Requeued", at_ms)
+
+    def _release(self, queue: Queue, task: Task, cause: str, at_ms: int) -> None:
+        """Back to ready at its place. Only a disconnect charges an attempt, so only it can use the attempts up."""
+        task.lease, task.state = None, "ready"
+        if cause == "disconnect":
+            task.attempts, task.disconnects = task.attempts + 1, task.disconnects + 1
+        else:
+            task.releases += 1
+        self._record(queue, "Released", at_ms)
+        if cause == "disconnect" and queue.attempts_used_up(task):
+            self._bury(queue, task, "attempts", "disconnect", at_ms)
+        elif task.ttl_ran_out(at_ms):
+            self._bury(queue, task, "ttl", "ttl", at_ms)
+
+    def _bury(self, queue: Queue, task: Task, cause: str, reason: str, at_ms: int) -> None:
+        """Dead, with one of the three causes and always a reason [I9]."""
+        task.state, task.due_ms = "dead", None
+        task.dead_cause, task.dead_reason, task.dead_ms = cause, reason, at_ms
+        self._record(queue, "DeadLettered", at_ms)
+        task.death = queue.events["DeadLettered"]
+
+    # Time
+
+    def _do_due_work(self, names: list[str], now_ms: int) -> int:
+        """One go for each queue, paused or not; how many tasks were handled."""
+        return sum(self._one_go(queue, queue.now(now_ms)) for queue in map(self._queue, names))
+
+    def _one_go(self, queue: Queue, at_ms: int) -> int:
+        """Overdue leases, then run out TTLs, then maturing; at most 1,000 tasks in all [Time]."""
+        overdue = [task for task in queue.in_state("processing") if (task.deadline_ms or 0) <= at_ms][:MAX_COUNT]
+        for task in overdue:
+            self._expire(queue, task, at_ms)
+        done = len(overdue)
+        run_out = [task for task in queue.tasks if task.state in ("ready", "scheduled") and task.ttl_ran_out(at_ms)]
+        run_out = sorted(run_out, key=lambda task: (task.expires_ms or 0, task.place))[: MAX_COUNT - done]
+        for task in run_out:
+            self._bury(queue, task, "ttl", "ttl", at_ms)
+        done += len(run_out)
+        mature = [task for task in queue.in_state("scheduled") if (task.due_ms or 0) <= at_ms][: MAX_COUNT - done]
+        for task in mature:
+            task.state, task.due_ms = "ready", None
+            self._record(queue, "Matured", at_ms)
+        return done + len(mature)
+
+    def _serve_waiters(self, now_ms: int) -> None:
+        """Whoever waits longest among those for whom something is ready comes first, until nothing is [Lease, L4]."""
+        while True:
+            lucky = [w for w in self.waiters if any(self._queue(name).may_lease() for name in w.queues)]
+            if not lucky:
+                return
+            fetch = lucky[0]
+            if self._do_due_work(fetch.queues, now_ms):
+                continue  # it may have buried that task, or made one ready for an earlier waiter: look again
+            self.waiters.remove(fetch)
+            self.answers.append((fetch.client, self._lease_for(fetch, now_ms)))
+
+    # Operators
+
+    def _config(self, args: list[bytes], now_ms: int) -> Reply:
+        """CONFIG queue: the policy. CONFIG queue field value...: all together or none; what already holds: no event."""
+        queue = self._queue(_queue_name(args[0]))
+        if len(args) == 1:
+            return dict(queue.policy)
+        given = _options(args[1:], valued=" ".join(POLICY).upper())
+        wanted = {word.lower(): _integer(value, *POLICY[word.lower()][1:]) for word, value in given.items()}
+        if any(queue.policy[name] != value for name, value in wanted.items()):
+            queue.policy.update(wanted)
+            self._record(queue, "QueueConfigured", queue.now(now_ms))
+        return "OK"
+
+    def _pause(self, args: list[bytes], now_ms: int) -> Reply:
+        queue = self._queue(_queue_name(args[0]))
+        if not queue.paused:
+            queue.paused = True
+            self._record(queue, "QueuePaused", queue.now(now_ms))
+        return "OK"
+
+    def _resume(self, args: list[bytes], now_ms: int) -> Reply:
+        queue = self._queue(_queue_name(args[0]))
+        if queue.paused:
+            queue.paused = False
+            self._record(queue, "QueueResumed", queue.now(now_ms))
+        return "OK"
+
+    def _redrive(self, args: list[bytes], now_ms: int) -> Reply:
+        """REDRIVE queue [COUNT n | ID id]: dead tasks, oldest death first, ready at new places with 0 attempts."""
+        queue = self._queue(_queue_name(args[0]))
+        given = _options(args[1:], valued="COUNT ID")
+        if len(given) > 1:
+            _refuse("ERR")
+        dead = queue.in_state("dead")[: _optional(given, "COUNT", 1, MAX_COUNT) or MAX_COUNT]
+        if "ID" in given:
+            task_id = _task_id(given["ID"])
+            dead = [task for task in queue.in_state("dead") if task.task_id == task_id] or _refuse("NOTASK")
+        at_ms = queue.now(now_ms)
+        for task in dead:
+            task.state, task.attempts, task.place = "ready", 0, queue.next_number
+            task.dead_cause, task.dead_reason, task.dead_ms = None, None, None
+            task.expires_ms = None if task.ttl_ran_out(at_ms) else task.expires_ms
+            queue.next_number += 1
+            self._record(queue, "Redriven", at_ms)
+        return len(dead)
+
+    def _delete(self, args: list[bytes], now_ms: int) -> Reply:
+        queue = self._queue(_queue_name(args[0]))
+        task = queue.find(_lookup(args[1]))
+        if task is None:
+            return 0
+        if task.state == "processing":
+            _refuse("LEASED")
+        self._record(queue, "Deleted", queue.now(now_ms))
+        self._forget(queue, task, queue.now(now_ms))
+        return 1
+
+    def _purge(self, args: list[bytes], now_ms: int) -> Reply:
+        """PURGE queue ready|scheduled|dead: every task of the state in one event; none of it, no event."""
+        queue, state = self._queue(_queue_name(args[0])), _lookup(args[1].lower())
+        if state == "processing":
+            _refuse("LEASED")
+        if state not in ("ready", "scheduled", "dead"):
+            _refuse("ERR")
+        tasks = queue.in_state(state)
+        if tasks:
+            self._record(queue, "Purged", queue.now(now_ms))
+        for task in tasks:
+            queue.purged_tasks += 1
+            self._forget(queue, task, queue.now(now_ms))
+        return len(tasks)
+
+    def _forget(self, queue: Queue, task: Task, at_ms: int) -> None:
+        """The task is gone for ever [I5]; its id stays known for its DEDUP window, counted from now [Enqueue]."""
+        queue.tasks.remove(task)
+        if task.dedup_ms is not None:
+            queue.remembered.append((task.task_id, at_ms + task.dedup_ms))
+
+    # Reading: no event, nothing created [I12]
+
+    def _stats(self, args: list[bytes], now_ms: int) -> Reply:
+        """STATS queue. Each processing task has one live lease [I2], and each lease one deadline to watch."""
+        queue = self._queue(_queue_name(args[0]))
+        ready, processing, dead = (len(queue.in_state(state)) for state in ("ready", "processing", "dead"))
+        return {"ready": ready, "processing": processing, "dead": dead, "active_leases": processing, "heap": processing}
+
+    def _peek(self, args: list[bytes], now_ms: int) -> Reply:
+        """PEEK queue [STATE ready|scheduled|processing|dead] [COUNT n]."""
+        queue = self._queue(_queue_name(args[0]))
+        given = _options(args[1:], valued="STATE COUNT")
+        state = _lookup(given.get("STATE", b"ready").lower())
+        if state not in ("ready", "scheduled", "processing", "dead"):
+            _refuse("ERR")
+        count = _optional(given, "COUNT", 1, MAX_COUNT) or MAX_COUNT
+        return [self._fields(queue, task, ENTRY_KEYS) for task in queue.in_state(state)[:count]]
+
+    def _show(self, args: list[bytes], now_ms: int) -> Reply:
+        queue = self._queue(_queue_name(args[0]))
+        task = queue.find(_lookup(args[1]))
+        return self._fields(queue, task, SHOW_KEYS) if task else None
+
+    def _queues(self, args: list[bytes], now_ms: int) -> Reply:
+        """QUEUES [MATCH glob] [COUNT n] [CURSOR c]: all names at once, so the cursor is always 0."""
+        given = _options(args, valued="MATCH COUNT CURSOR")
+        _optional(given, "COUNT", 1, MAX_COUNT)
+        pattern = _lookup(given.get("MATCH", b"*"))
+        return ["0", sorted(name for name in self.queues if fnmatch.fnmatchcase(name, pattern))]
+
+    def _fields(self, queue: Queue, task: Task, keys: Sequence[str]) -> dict[str, object]:
+        """What a reply or the state shows of a task; the token is the latest, 0 if there was no lease yet."""
+        known = {
+            **vars(task),
+            "queue": queue.name,
+            "max_attempts": queue.max_attempts(task),
+            "lease_id": task.lease.lease_id if task.lease else None,
+            "deadline_ms": task.deadline_ms,
+            "leased_ms": task.lease.leased_ms if task.lease else None,
+        }
+        return {key: known[key] for key in keys}
