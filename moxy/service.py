@@ -14,7 +14,7 @@ from typing import Final, Protocol, final
 import msgspec
 
 from moxy.backends.base import Backend, Clock, CommitRefused, Done, Outcome
-from moxy.core.answers import AckResult, Answer, Delivery
+from moxy.core.answers import AckResult, Answer, Delivery, Past
 from moxy.core.commands import (
     UNSET,
     Ack,
@@ -26,6 +26,8 @@ from moxy.core.commands import (
     FetchAny,
     Intent,
     ListQueues,
+    ReadEvents,
+    ReadHistory,
     Release,
     Tick,
 )
@@ -74,13 +76,13 @@ class Turn(msgspec.Struct, frozen=True):
 
 @final
 class _Waiter:
-    """A blocked fetch. `key` orders time-outs; None waits for ever."""
+    """A blocked fetch, or a blocked reader of events. `key` orders time-outs; None waits for ever."""
 
-    __slots__ = ("fetch", "key", "request")
+    __slots__ = ("intent", "key", "request")
 
-    def __init__(self, request: Request, fetch: FetchAny, key: Key | None) -> None:
+    def __init__(self, request: Request, intent: FetchAny | ReadEvents, key: Key | None) -> None:
         self.request: Final = request
-        self.fetch: Final = fetch
+        self.intent: Final = intent
         self.key: Final = key
 
 
@@ -96,6 +98,7 @@ class Service:
         self._events: list[AnyEvent] = []
         # Waiters in order of arrival (dicts keep it), per queue and per client; time-outs in order of time.
         self._waiting: dict[str, dict[int, _Waiter]] = {}
+        self._reading: dict[str, dict[int, _Waiter]] = {}
         self._blocked: dict[Client, int] = {}
         self._waiters: dict[int, _Waiter] = {}
         self._timeouts = EMPTY
@@ -112,7 +115,7 @@ class Service:
 
     @property
     def blocked(self) -> int:
-        """How many fetches are waiting."""
+        """How many clients are waiting."""
         return len(self._waiters)
 
     def submit(self, request: Request) -> None:
@@ -154,6 +157,7 @@ class Service:
             for request in self._answered:
                 request.outcome = Refused(IOERR, str(refusal))
             self._events = []
+        await self._feed()
         self._hand_over(self._answered)
         self._let_go(self._events)
         return Turn(self._answered, self._events)
@@ -209,6 +213,14 @@ class Service:
                 self._wait(request, intent)
         elif isinstance(intent, AckMany):
             self._answer(request, Done(await self._ack_each(intent)))
+        elif isinstance(intent, ReadHistory):
+            self._answer(request, await self._backend.history(intent))
+        elif isinstance(intent, ReadEvents):
+            outcome = await self._backend.events(intent)
+            if intent.block_ms == UNSET or isinstance(outcome, Refused) or _has_events(outcome):
+                self._answer(request, outcome)
+            else:
+                self._wait(request, intent)
         else:
             assert isinstance(intent, ListQueues), intent
             self._answer(request, Done(await self._backend.names(intent)))
@@ -257,7 +269,20 @@ class Service:
         """Answer the waiters whose time is up, after everything that could still serve them."""
         now_ms = self._clock.now_ms()
         while (key := self._timeouts.first()) and key[0] <= now_ms:
-            self._answer(self._forget_waiter(key[2]).request, Done(None))
+            waiter = self._forget_waiter(key[2])
+            self._answer(waiter.request, Done(None))
+
+    async def _feed(self) -> None:
+        """After the commit: let the blocked readers of events have what is new."""
+        if not self._reading:
+            return
+        for queue in dict.fromkeys(event.queue for event in self._events if event.queue in self._reading):
+            for arrival, waiter in list(self._reading[queue].items()):
+                assert isinstance(waiter.intent, ReadEvents)
+                outcome = await self._backend.events(waiter.intent)
+                if isinstance(outcome, Refused) or _has_events(outcome):
+                    self._forget_waiter(arrival)
+                    self._answer(waiter.request, outcome)
 
     def _hand_over(self, answered: Sequence[Request]) -> None:
         """After the commit: note who holds bound leases, and take back what nobody is there to receive."""
@@ -285,31 +310,37 @@ class Service:
 
     # Waiting
 
-    def _wait(self, request: Request, fetch: FetchAny) -> None:
+    def _wait(self, request: Request, intent: FetchAny | ReadEvents) -> None:
         assert request.client is not None, "only clients wait"
         self._arrivals += 1
         arrival = self._arrivals
-        key = (self._clock.now_ms() + fetch.block_ms, 0, arrival) if fetch.block_ms else None
-        waiter = _Waiter(request, fetch, key)
+        key = (self._clock.now_ms() + intent.block_ms, 0, arrival) if intent.block_ms else None
+        waiter = _Waiter(request, intent, key)
         self._waiters[arrival] = waiter
         self._blocked[request.client] = arrival
-        for queue in fetch.queues:
-            self._waiting.setdefault(queue, {})[arrival] = waiter
+        lines, queues = self._lines_of(intent)
+        for queue in queues:
+            lines.setdefault(queue, {})[arrival] = waiter
         if key is not None:
             self._timeouts = self._timeouts.add(key)
 
     def _forget_waiter(self, arrival: int) -> _Waiter:
         waiter = self._waiters.pop(arrival)
-        for queue in waiter.fetch.queues:
-            line = self._waiting.get(queue, {})
-            line.pop(arrival, None)
+        lines, queues = self._lines_of(waiter.intent)
+        for queue in queues:
+            line = lines[queue]
+            del line[arrival]
             if not line:
-                self._waiting.pop(queue, None)
+                del lines[queue]
         if waiter.key is not None:
             self._timeouts = self._timeouts.remove(waiter.key)
         assert waiter.request.client is not None
         del self._blocked[waiter.request.client]
         return waiter
+
+    def _lines_of(self, intent: FetchAny | ReadEvents) -> tuple[dict[str, dict[int, _Waiter]], tuple[str, ...]]:
+        """The lines that such a waiter stands in, and in which of them."""
+        return (self._waiting, intent.queues) if isinstance(intent, FetchAny) else (self._reading, (intent.queue,))
 
     async def _serve_woken(self) -> None:
         """Let the waiters of each woken queue fetch, first come first served, until one finds nothing."""
@@ -322,7 +353,8 @@ class Service:
                 if client is not None and client.closed:
                     self._forget_waiter(arrival)
                     continue
-                deliveries = await self._fetch(waiter.fetch)
+                assert isinstance(waiter.intent, FetchAny)
+                deliveries = await self._fetch(waiter.intent)
                 if not deliveries:
                     break
                 self._forget_waiter(arrival)
@@ -355,6 +387,10 @@ def _deliveries(answer: Answer) -> list[Delivery]:
     if not isinstance(answer, list):
         return []
     return [delivery for delivery in answer if isinstance(delivery, Delivery)]
+
+
+def _has_events(outcome: Done) -> bool:
+    return isinstance(outcome.answer, Past) and bool(outcome.answer.events)
 
 
 def _makes_ready(event: AnyEvent) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias, final
 import msgspec
 
 from moxy.core.answers import Answer, Names
-from moxy.core.commands import AnyCommand, ListQueues
+from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
 
@@ -57,6 +57,12 @@ class Backend(Protocol):
 
     async def names(self, query: ListQueues) -> Names:
         """A page of queue names."""
+
+    async def events(self, query: ReadEvents) -> Outcome:
+        """Committed events of one queue, a `Past`; refused when they are no longer kept."""
+
+    async def history(self, query: ReadHistory) -> Outcome:
+        """The committed events of one task, a `Past`; refused with NOTASK when there are none."""
 
     def next_due_ms(self) -> int | None:
         """When `expire` next has something to do, at the earliest; None: nothing waits for time."""

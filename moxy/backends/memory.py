@@ -13,11 +13,12 @@ from typing import Final, final
 from msgspec.structs import asdict
 
 from moxy.backends.base import Clock, Done, IdSource, Outcome
-from moxy.core.answers import Names
-from moxy.core.commands import AnyCommand, Info, ListQueues, Tick
+from moxy.backends.recent import Recent
+from moxy.core.answers import Names, Past
+from moxy.core.commands import AnyCommand, Info, ListQueues, ReadEvents, ReadHistory, Tick
 from moxy.core.decider import decide
-from moxy.core.errors import Refused
-from moxy.core.events import AnyEvent
+from moxy.core.errors import ERR, NOTASK, Refused
+from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.policy import Policy
 from moxy.core.state import QueueState, Totals
 
@@ -32,6 +33,8 @@ class MemoryBackend:
         self._policy: Final = policy or Policy()
         self._queues: dict[str, QueueState] = {}
         self._totals_at_start: dict[str, Totals] = {}
+        self._recent: Final = Recent()
+        self._uncommitted: list[AnyEvent] = []
         # When each queue next needs time, at the earliest. Only a nearer time is written down; one that has moved
         # away meanwhile (an ACK, an EXTEND) is found out when it comes. So there is about one entry per queue.
         self._due_ms: dict[str, int] = {}
@@ -55,6 +58,7 @@ class MemoryBackend:
             decision = decide(self._queues[queue], Tick(queue), now_ms, self._ids.seed())
             self._keep(decision.state)
             events.extend(decision.events)
+        self._uncommitted.extend(events)
         return events
 
     async def names(self, query: ListQueues) -> Names:
@@ -66,8 +70,24 @@ class MemoryBackend:
     def next_due_ms(self) -> int | None:
         return self._due_order[0][0] if self._due_order else None
 
+    async def events(self, query: ReadEvents) -> Outcome:
+        horizon = self._recent.horizon(query.queue, self.state_of(query.queue).seq)
+        if query.from_seq < horizon and horizon > 1:
+            return Refused(ERR, f"events below sequence {horizon} are no longer kept: read on from there")
+        return Done(Past(self._recent.since(query.queue, query.from_seq, query.count), horizon))
+
+    async def history(self, query: ReadHistory) -> Outcome:
+        events = self._recent.of_task(query.queue, query.task_id)
+        horizon = self._recent.horizon(query.queue, self.state_of(query.queue).seq)
+        if not events and self.state_of(query.queue).named(query.task_id) is None:
+            return Refused(NOTASK, "the queue does not know that task, and no event that is still kept concerns it")
+        return Done(Past(events, horizon, cut=not events or not isinstance(events[0], Enqueued)))
+
     async def commit(self) -> None:
-        """Nothing to do: no promise is made about what is only in memory."""
+        """No promise is made about what is only in memory; from here on its events can be read."""
+        if self._uncommitted:
+            self._recent.add(self._uncommitted)
+            self._uncommitted = []
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -88,6 +108,7 @@ class MemoryBackend:
             return refused
         if decision.events:
             self._keep(decision.state)
+            self._uncommitted.extend(decision.events)
         elif isinstance(command, Info) and isinstance(decision.answer, dict):
             before = asdict(self._totals_at_start.get(command.queue, Totals()))
             since = {f"since_start_{k}": n - before[k] for k, n in asdict(state.totals).items()}

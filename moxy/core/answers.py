@@ -1,12 +1,14 @@
 """What a command answers, before anybody thought of a protocol.
 
-Lives here: values that say what happened, the same from every backend. Must not: RESP, states, events.
+Lives here: values that say what happened, the same from every backend. Must not: RESP, states.
 A struct's fields, in their order, are the keys of the reply's map.
 """
 
 from typing import TypeAlias
 
 import msgspec
+
+from moxy.core.events import AnyEvent
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -82,5 +84,15 @@ class Names(msgspec.Struct, frozen=True, gc=False):
     names: list[str]
 
 
-Answer: TypeAlias = int | list[str] | list[Delivery] | QueueStats | TaskView | Fields | list[AckResult] | Names | None
+class Past(msgspec.Struct, frozen=True, gc=False):
+    """Committed events, oldest first. `cut`: there were earlier ones that are no longer kept, below `horizon`."""
+
+    events: list[AnyEvent]
+    horizon: int
+    cut: bool = False
+
+
+Answer: TypeAlias = (
+    int | list[str] | list[Delivery] | QueueStats | TaskView | Fields | list[AckResult] | Names | Past | None
+)
 """What any command can answer. None is the plain OK, or the null of a query that found nothing."""

@@ -186,5 +186,21 @@ class ListQueues(Bulk, frozen=True, gc=False):
     cursor: str
 
 
+class ReadEvents(Bulk, frozen=True, gc=False):
+    """Committed events of `queue` from `from_seq` on. `block_ms` UNSET: do not wait for one; 0: wait for ever."""
+
+    queue: str
+    from_seq: int
+    count: int
+    block_ms: int = UNSET
+
+
+class ReadHistory(Bulk, frozen=True, gc=False):
+    """The committed events of one task."""
+
+    queue: str
+    task_id: str
+
+
 AnyCommand: TypeAlias = Command | Query
 Intent: TypeAlias = Command | Query | Bulk

@@ -12,7 +12,7 @@ from typing import Final, final
 
 from moxy.backends.base import Done
 from moxy.core.answers import Delivery
-from moxy.core.commands import UNSET, FetchAny
+from moxy.core.commands import UNSET, FetchAny, ReadEvents
 from moxy.core.errors import ERR, NOAUTH, Refused
 from moxy.server.greetings import Greetings
 from moxy.server.session import Session
@@ -182,5 +182,5 @@ class Connection:
             return
         self._slots.append(_Slot(row, request, self.session.resp3))
         requests.append(request)
-        if isinstance(request.intent, FetchAny) and request.intent.block_ms != UNSET:
+        if isinstance(request.intent, FetchAny | ReadEvents) and request.intent.block_ms != UNSET:
             self._blocked = request

@@ -29,6 +29,8 @@ from moxy.core.commands import (
     Pause,
     Peek,
     Purge,
+    ReadEvents,
+    ReadHistory,
     ReadPolicy,
     Redrive,
     Resume,
@@ -37,7 +39,7 @@ from moxy.core.commands import (
 )
 from moxy.core.errors import BADTIMEOUT, ERR, LEASED, TOOBIG, Refused
 from moxy.core.events import PurgeState
-from moxy.core.ids import client_task_id, queue_name, split_lease_id
+from moxy.core.ids import NUMBER_MAX, client_task_id, queue_name, split_lease_id
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.policy import COUNT_MAX, DURATION_MS_MAX, RANGES, REASON_BYTES_MAX
 from moxy.wire.resp import parse_int
@@ -48,6 +50,7 @@ Parse: TypeAlias = Callable[[Argv, str], Intent]
 
 _ATTEMPTS_MAX: Final = RANGES["max_attempts"][1]
 _PEEK_COUNT: Final = 10
+_EVENTS_COUNT: Final = 100
 
 
 # Single arguments
@@ -306,6 +309,24 @@ def queues(argv: Argv, worker: str) -> Intent:
     return ListQueues(pattern, count, cursor)
 
 
+def events(argv: Argv, worker: str) -> Intent:
+    queue, count, block_ms = queue_name(argv[1]), _EVENTS_COUNT, UNSET
+    from_seq = integer(argv[2], "from_seq", 1, NUMBER_MAX)
+    words = Words(argv, 3)
+    while name := words.next_name():
+        if name == b"COUNT":
+            count = integer(words.value(name), "COUNT", 1, COUNT_MAX)
+        elif name == b"BLOCK":
+            block_ms = integer(words.value(name), "BLOCK", 0, DURATION_MS_MAX)
+        else:
+            raise _unknown_option(name)
+    return ReadEvents(queue, from_seq, count, block_ms)
+
+
+def history(argv: Argv, worker: str) -> Intent:
+    return ReadHistory(queue_name(argv[1]), _task_id(argv[2]))
+
+
 def config(argv: Argv, worker: str) -> Intent:
     queue = queue_name(argv[1])
     if len(argv) == 2:
@@ -320,7 +341,7 @@ def config(argv: Argv, worker: str) -> Intent:
         if field in changes:
             raise syntax_error(f"{field} is given twice")
         low, high = RANGES[field]
-        changes[field] = lease_ms(value, field) if field == "lease_ms" else integer(value, field, low, high)
+        changes[field] = integer(value, field, low, high)
     return Configure(queue, tuple(changes.items()))
 
 

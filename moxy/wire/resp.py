@@ -28,11 +28,10 @@ _HEADER_BYTES_MAX: Final = 32  # `*` or `$` and the longest 64-bit integer take 
 _INT64_MIN: Final = -(1 << 63)
 _INT64_MAX: Final = (1 << 63) - 1
 
-# Nearly every header is one of these, so one look-up checks its type byte, its digits and its CRLF. Any other header
-# counts as `_UNKNOWN`, which is over every limit: one comparison sends the rare and the wrong to the careful methods.
-_ARRAY_HEADERS: Final = {b"*%d\r\n" % count: count for count in range(1, 33)}
-_BULK_HEADERS: Final = {b"$%d\r\n" % size: size for size in range(1025)}
-_UNKNOWN: Final = 1 << 60
+# Nearly every header is one of these: one look-up checks its type byte and its digits.
+_SHORT_BULK_BYTES_MAX: Final = 1024
+_SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
+_SHORT_BULKS: Final = {b"$%d" % size: size for size in range(_SHORT_BULK_BYTES_MAX + 1)}
 
 
 def parse_int(data: bytes) -> int | None:
@@ -77,7 +76,6 @@ class Parser:
 
     def set_limits(self, bulk_bytes_max: int, elements_max: int) -> None:
         """Limits for the bytes not yet parsed: a server keeps them tight until a client has authenticated."""
-        assert bulk_bytes_max < _UNKNOWN and elements_max < _UNKNOWN
         self._bulk_bytes_max: int = bulk_bytes_max
         self._elements_max: int = elements_max
 
@@ -96,7 +94,8 @@ class Parser:
             if len(self._held) < self._need_bytes and not (self._in_line and b"\n" in data):
                 return commands
             data = bytes(self._held)
-        pos = self._parse(data, commands)
+        pos = 0 if self._missing or self._bulk_bytes_max < _SHORT_BULK_BYTES_MAX else self._parse_short(data, commands)
+        pos = self._parse(data, pos, commands)
         if self.fault is not None:
             self._args, self._held = [], bytearray()
         elif pos < len(data):
@@ -105,20 +104,39 @@ class Parser:
             self._held = bytearray()
         return commands
 
-    def _parse(self, data: bytes, commands: list[list[bytes]]) -> int:
+    def _parse_short(self, data: bytes, commands: list[list[bytes]]) -> int:
+        """The fast path: append the commands at the start of `data` that are whole and made of short bulks without CRLF.
+
+        Then every other line is a header and the lines between are the elements. At anything else it stops and returns
+        the offset, for `_parse` to judge: this path only recognises what is certainly right.
+        """
+        lines = data.split(_CRLF)
+        unended = len(lines) - 1  # the last one is what follows the last CRLF
+        first = 0
+        while True:
+            count = _SHORT_ARRAYS.get(lines[first], 0)
+            after = first + 1 + 2 * count
+            if not 0 < count <= self._elements_max or after > unended:
+                break
+            args = lines[first + 2 : after : 2]
+            if list(map(_SHORT_BULKS.get, lines[first + 1 : after : 2])) != list(map(len, args)):
+                break
+            commands.append(args)
+            first = after
+        return len(data) - len(_CRLF.join(lines[first:]))
+
+    def _parse(self, data: bytes, pos: int, commands: list[list[bytes]]) -> int:
         """Append the complete commands, keep the elements of an incomplete one; the offset of the first byte not used.
 
         Each turn of the loop takes an array header, an element, or an inline line. The methods it calls return -1 when
         it must stop: at a fault, or at something incomplete, of which they note how many bytes it needs.
         """
         args, missing = self._args, self._missing
-        bulk_bytes_max, elements_max = self._bulk_bytes_max, self._elements_max
-        pos, size = 0, len(data)
-        while pos < size:
+        while pos < len(data):
             if missing:
                 start = data.find(_CRLF, pos) + 2
-                length = _BULK_HEADERS.get(data[pos:start], _UNKNOWN)
-                if length > bulk_bytes_max and (length := self._bulk_length(data, pos, start)) < 0:
+                length = self._bulk_length(data, pos, start)
+                if length < 0:
                     break
                 end = start + length
                 if data[end : end + 2] != _CRLF:
@@ -132,8 +150,8 @@ class Parser:
                     args = []
             elif data[pos] == _ARRAY:
                 start = data.find(_CRLF, pos) + 2
-                count = _ARRAY_HEADERS.get(data[pos:start], _UNKNOWN)
-                if count > elements_max and (count := self._array_length(data, pos, start)) < 0:
+                count = self._array_length(data, pos, start)
+                if count < 0:
                     break
                 missing = count
                 pos = start

@@ -11,9 +11,10 @@ from typing import Final, TypeAlias, final
 
 from msgspec.structs import asdict
 
-from moxy.core.answers import AckResult, Answer, Delivery, Names, QueueStats, TaskView
-from moxy.core.commands import Fetch, Intent, ReadPolicy
+from moxy.core.answers import AckResult, Answer, Delivery, Names, Past, QueueStats, TaskView
+from moxy.core.commands import Fetch, Intent, ReadHistory, ReadPolicy
 from moxy.core.errors import ERR, Refused
+from moxy.core.explain import fields, why
 from moxy.wire import arguments
 from moxy.wire.arguments import Argv, Parse
 from moxy.wire.resp import NULL_ARRAY, Error, Simple, Value
@@ -81,6 +82,22 @@ def _policy(answer: Answer, intent: Intent) -> Value:
 def _names(answer: Answer, intent: Intent) -> Value:
     assert isinstance(answer, Names)
     return [f">{answer.cursor}" if answer.cursor else "0", answer.names]
+
+
+def _past(answer: Answer, intent: Intent) -> Value:
+    if answer is None:
+        return NULL_ARRAY
+    assert isinstance(answer, Past)
+    told: list[Value] = []
+    if answer.cut:
+        told.append({"event": "Horizon", "seq": answer.horizon, "text": "earlier events are no longer kept"})
+    return told + [fields(event) for event in answer.events]
+
+
+def _why(answer: Answer, intent: Intent) -> Value:
+    assert isinstance(answer, Past)
+    assert isinstance(intent, ReadHistory)
+    return why(intent.task_id, answer.events, answer.cut)
 
 
 @final
@@ -203,6 +220,36 @@ ROWS: Final[tuple[Row, ...]] = (
         "map of fields, or null when the queue does not know the task",
         arguments.show,
         _fields,
+    ),
+    Row(
+        "MOXY.HISTORY",
+        3,
+        _READ,
+        "queue task_id",
+        "The events of one task, oldest first.",
+        "array of maps; the first has `event` `Horizon` when earlier events are no longer kept",
+        arguments.history,
+        _past,
+    ),
+    Row(
+        "MOXY.WHY",
+        3,
+        _READ,
+        "queue task_id",
+        "The same in sentences: why it was delivered again, who held it, what happened.",
+        "array of sentences, a summary first",
+        arguments.history,
+        _why,
+    ),
+    Row(
+        "MOXY.EVENTS",
+        -3,
+        ("readonly", "blocking"),
+        "queue from_seq [COUNT n] [BLOCK ms]",
+        "The events of a queue from that sequence number on, as soon as they are committed: a resumable change feed.",
+        "array of maps, one an event (up to 100); the null array when BLOCK timed out",
+        arguments.events,
+        _past,
     ),
     Row(
         "MOXY.STATS",

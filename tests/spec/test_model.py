@@ -591,6 +591,13 @@ def test_a_blocked_fetch_is_answered_null_when_its_time_is_up(talk: Talk) -> Non
     assert talk.answers() == [("w", None)]
 
 
+def test_whose_time_was_up_first_is_answered_null_first(talk: Talk) -> None:
+    for client, block in (("w1", 300), ("w2", 200), ("w3", 300)):
+        talk(f"FETCH jobs 100 BLOCK {block}", client=client)
+    talk.tick(1_300)
+    assert talk.answers() == [("w2", None), ("w1", None), ("w3", None)]
+
+
 def test_a_tick_serves_first_and_then_times_out(talk: Talk) -> None:
     talk("FETCH jobs 100 BLOCK 500", client="w")
     talk("ENQUEUE other p")
@@ -727,6 +734,15 @@ def test_a_disconnect_that_uses_the_attempts_up_is_a_dead_letter(talk: Talk) -> 
     talk.model.disconnect("w", 2_000)
     assert talk.show("a", "state", "dead_cause", "dead_reason") == ["dead", "attempts", "disconnect"]
     assert (talk.counters()["released"], talk.counters()["requeued"]) == (1, 0)
+
+
+def test_what_a_disconnect_released_goes_to_a_waiter(talk: Talk) -> None:
+    talk("ENQUEUE jobs p ID a")
+    talk.lease(options="BOUND", client="w")
+    talk("FETCH jobs 100 BLOCK 0", client="next")
+    talk.model.disconnect("w", talk.ms)
+    assert talk.model.take_answers() != []
+    assert talk.show("a", "state", "disconnects", "deliveries") == ["processing", 1, 2]
 
 
 def test_a_reply_that_cannot_be_written_is_released_uncharged(talk: Talk) -> None:

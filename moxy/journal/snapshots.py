@@ -1,0 +1,346 @@
+"""All queues at one point of the log, in one file.
+
+Lives here: states as rows and back, the file of them, and the order of steps that makes it safe. Must not: choose a
+moment, or drop segments.
+
+The states are immutable, so a thread may write them while commands go on: a few hundred tasks at a time, one record
+of frames.py per chunk. A temporary file is written, synced, renamed, and the directory synced: a snapshot that has its
+name is whole. The last row says how many queues and tasks there were; without it the file is not a snapshot.
+
+Only what cannot be derived is stored. The orders are made anew from the tasks, the rows being in any order.
+To change a row: a field with a default at its end; for anything else a new `FORMAT_VERSION` in frames.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeAlias, final
+
+import immutables
+import msgspec
+
+from moxy.core import ordered
+from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
+from moxy.core.ordered import Key
+from moxy.core.policy import Policy
+from moxy.core.state import (
+    NO_MEMORY,
+    NO_NAMES,
+    NO_OPTIONS,
+    NO_TALLY,
+    Death,
+    Lease,
+    Options,
+    QueueState,
+    Tally,
+    Task,
+    Totals,
+    in_limbo,
+    place_of,
+    ttl_place_of,
+)
+from moxy.journal import frames, segments
+from moxy.journal.disk import Disk, File, sync_names_or_fail, sync_or_fail, write_all
+from moxy.journal.errors import LogDamaged
+from moxy.journal.frames import Damaged, Head, Place, Record, Torn
+
+_CHUNK_ROWS: Final = 256
+_CHUNK_PAYLOAD_BYTES: Final = 1 << 18
+
+
+class QueueRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="queue"):
+    """A queue; the rows up to the next one are its tasks and memories."""
+
+    name: str
+    policy: Policy
+    seq: int
+    at_ms: int
+    born_ms: int
+    paused: bool
+    next_number: int
+    last_token: int
+    totals: Totals
+
+
+class TaskRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="task"):
+    """A task of the queue above. What is empty is None, to keep the row short."""
+
+    number: int
+    task_id: str
+    payload: bytes
+    priority: int
+    place: int
+    placed_ms: int
+    enqueued_ms: int
+    state: str
+    due_ms: int
+    expires_ms: int
+    token: int
+    lease: Lease | None
+    death: Death | None
+    options: Options | None
+    tally: Tally | None
+
+
+class MemoryRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="memory"):
+    """An id of the queue above that is gone but still inside its dedup window."""
+
+    task_id: str
+    until_ms: int
+    number: int
+
+
+class EndRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="end"):
+    """The last row."""
+
+    queues: int
+    tasks: int
+
+
+Row: TypeAlias = QueueRow | TaskRow | MemoryRow | EndRow
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(list[Row])
+
+
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
+    """What a snapshot file holds: the states after event `head.sequence`."""
+
+    name: str
+    head: Head
+    states: dict[str, QueueState]
+    tasks: int
+
+
+def write(disk: Disk, states: Mapping[str, QueueState], head: Head) -> str:
+    """Make the snapshot durable and return its name. Blocking; may run in a thread.
+
+    The log must be durable up to `head.sequence` before. Raises OSError when nothing came of it, and LogFailed when a
+    sync failed.
+    """
+    name = segments.name_of(head.sequence, segments.SNAPSHOT_SUFFIX)
+    unfinished = name + segments.UNFINISHED_SUFFIX
+    file = disk.create(unfinished)
+    try:
+        _write_rows(file, states, head)
+        sync_or_fail(file)
+        disk.rename(unfinished, name)
+    except BaseException:
+        segments.discard(disk, unfinished, file)
+        raise
+    file.close()
+    sync_names_or_fail(disk)
+    return name
+
+
+def load(disk: Disk, name: str, sequence: int) -> Snapshot:
+    """Read a snapshot whole. Raises LogDamaged when anything about it is wrong, LogTooNew, OSError."""
+    head = segments.read_head(disk, name, frames.SNAPSHOT_MAGIC, sequence)
+    builder: _Builder | None = None
+    states: dict[str, QueueState] = {}
+    tasks = 0
+    end: EndRow | None = None
+    try:
+        for row in _read_rows(disk, name, head):
+            if end is not None:
+                raise _Bad("something follows its last row")
+            if isinstance(row, QueueRow):
+                _finish(builder, states)
+                builder = _Builder(row)
+            elif isinstance(row, EndRow):
+                _finish(builder, states)
+                end = row
+            elif builder is None:
+                raise _Bad("a task comes before the first queue")
+            elif isinstance(row, TaskRow):
+                builder.add_task(row)
+                tasks += 1
+            else:
+                builder.add_memory(row)
+    except (_Bad, msgspec.DecodeError, msgspec.ValidationError) as e:
+        raise LogDamaged(name, 0, sequence, f"not a sound snapshot: {e}") from None
+    if end is None:
+        raise LogDamaged(name, 0, sequence, "not a sound snapshot: its last row is missing")
+    if (end.queues, end.tasks) != (len(states), tasks):
+        raise LogDamaged(name, 0, sequence, f"not a sound snapshot: it should hold {end}")
+    return Snapshot(name, head, states, tasks)
+
+
+def same(a: QueueState, b: QueueState) -> bool:
+    """Whether two states are equal in every field: the equality of I10."""
+    return different(a, b) == []
+
+
+def different(a: QueueState, b: QueueState) -> list[str]:
+    """The names of the fields in which two states differ. Orders are compared key by key."""
+    pairs: list[tuple[str, object, object]] = [
+        ("name", a.name, b.name),
+        ("policy", a.policy, b.policy),
+        ("seq", a.seq, b.seq),
+        ("at_ms", a.at_ms, b.at_ms),
+        ("born_ms", a.born_ms, b.born_ms),
+        ("paused", a.paused, b.paused),
+        ("next_number", a.next_number, b.next_number),
+        ("last_token", a.last_token, b.last_token),
+        ("totals", a.totals, b.totals),
+        ("tasks", a.tasks, b.tasks),
+        ("numbers", a.numbers, b.numbers),
+        ("ready", list(a.ready), list(b.ready)),
+        ("scheduled", list(a.scheduled), list(b.scheduled)),
+        ("processing", list(a.processing), list(b.processing)),
+        ("dead", list(a.dead), list(b.dead)),
+        ("expiring", list(a.expiring), list(b.expiring)),
+        ("limbo", a.limbo, b.limbo),
+        ("remembered", a.remembered, b.remembered),
+        ("forgetting", list(a.forgetting), list(b.forgetting)),
+        ("forgotten_names", a.forgotten_names, b.forgotten_names),
+    ]
+    return [name for name, one, other in pairs if one != other]
+
+
+def rows_of(states: Mapping[str, QueueState]) -> Iterator[Row]:
+    """The states as rows."""
+    tasks = 0
+    for s in states.values():
+        yield QueueRow(
+            s.name, s.policy, s.seq, s.at_ms, s.born_ms, s.paused, s.next_number, s.last_token, s.totals
+        )
+        for task in s.tasks.values():
+            yield _task_row(task)
+            tasks += 1
+        for task_id, (until_ms, number) in s.remembered.items():
+            yield MemoryRow(task_id, until_ms, number)
+    yield EndRow(len(states), tasks)
+
+
+class _Bad(Exception):
+    """The rows make no states."""
+
+
+@final
+class _Builder:
+    """A queue state in the making, from its rows."""
+
+    def __init__(self, row: QueueRow) -> None:
+        self.row: Final = row
+        self._tasks: Final[dict[int, Task]] = {}
+        self._memories: Final[dict[str, tuple[int, int]]] = {}
+
+    def add_task(self, row: TaskRow) -> None:
+        self._tasks[row.number] = Task(
+            row.number,
+            row.task_id,
+            row.payload,
+            row.priority,
+            row.place,
+            row.placed_ms,
+            row.enqueued_ms,
+            row.state,
+            row.due_ms,
+            row.expires_ms,
+            row.token,
+            row.lease,
+            row.death,
+            row.options or NO_OPTIONS,
+            row.tally or NO_TALLY,
+        )
+
+    def add_memory(self, row: MemoryRow) -> None:
+        self._memories[row.task_id] = (row.until_ms, row.number)
+
+    def state(self) -> QueueState:
+        """Raises _Bad for a task in no state that can be kept."""
+        places: dict[str, list[Key]] = {READY: [], SCHEDULED: [], PROCESSING: [], DEAD: []}
+        ttls: list[Key] = []
+        limbo = 0
+        for task in self._tasks.values():
+            if in_limbo(task):
+                limbo += 1
+            elif task.state not in places or (task.lease is not None) != (task.state == PROCESSING):
+                raise _Bad(f"task {task.task_id!r} is {task.state}")
+            elif (task.death is not None) != (task.state == DEAD):
+                raise _Bad(f"task {task.task_id!r} is {task.state} and its death is {task.death}")
+            else:
+                places[task.state].append(place_of(task))
+                ttl = ttl_place_of(task)
+                if ttl is not None:
+                    ttls.append(ttl)
+        row, tasks, memories = self.row, self._tasks, self._memories
+        return QueueState(
+            row.name,
+            row.policy,
+            row.seq,
+            row.at_ms,
+            row.born_ms,
+            row.paused,
+            row.next_number,
+            row.last_token,
+            row.totals,
+            immutables.Map(tasks),
+            immutables.Map({task.task_id: number for number, task in tasks.items()}),
+            ordered.ordered(places[READY]),
+            ordered.ordered(places[SCHEDULED]),
+            ordered.ordered(places[PROCESSING]),
+            ordered.ordered(places[DEAD]),
+            ordered.ordered(ttls),
+            limbo,
+            immutables.Map(memories) if memories else NO_MEMORY,
+            ordered.ordered((until_ms, 0, number) for until_ms, number in memories.values()),
+            immutables.Map({number: task_id for task_id, (_, number) in memories.items()}) if memories else NO_NAMES,
+        )
+
+
+def _finish(builder: _Builder | None, states: dict[str, QueueState]) -> None:
+    if builder is not None:
+        if builder.row.name in states:
+            raise _Bad(f"queue {builder.row.name!r} is there twice")
+        states[builder.row.name] = builder.state()
+
+
+def _task_row(task: Task) -> TaskRow:
+    return TaskRow(
+        task.number,
+        task.task_id,
+        task.payload,
+        task.priority,
+        task.place,
+        task.placed_ms,
+        task.enqueued_ms,
+        task.state,
+        task.due_ms,
+        task.expires_ms,
+        task.token,
+        task.lease,
+        task.death,
+        None if task.options == NO_OPTIONS else task.options,
+        None if task.tally == NO_TALLY else task.tally,
+    )
+
+
+def _write_rows(file: File, states: Mapping[str, QueueState], head: Head) -> None:
+    write_all(file, frames.encode_head(frames.SNAPSHOT_MAGIC, head), 0)
+    place = Place(frames.HEAD_BYTES, 1, head.chain)
+    chunk: list[Row] = []
+    payload_bytes = 0
+    for row in rows_of(states):
+        chunk.append(row)
+        if isinstance(row, TaskRow):
+            payload_bytes += len(row.payload)
+        if len(chunk) == _CHUNK_ROWS or payload_bytes >= _CHUNK_PAYLOAD_BYTES or isinstance(row, EndRow):
+            record, following = frames.encode(_encoder.encode(chunk), len(chunk), 0, place, head.log_id)
+            write_all(file, record, place.at_bytes)
+            place = following
+            chunk.clear()
+            payload_bytes = 0
+
+
+def _read_rows(disk: Disk, name: str, head: Head) -> Iterator[Row]:
+    data = disk.read(name)
+    place = Place(frames.HEAD_BYTES, 1, head.chain)
+    while place.at_bytes < len(data):
+        outcome = frames.read(data, place, head.log_id)
+        if isinstance(outcome, Record):
+            place = outcome.next
+            yield from _decoder.decode(outcome.payload)
+        elif isinstance(outcome, Damaged | Torn):
+            raise _Bad(f"{outcome.text} (offset {place.at_bytes})")
+        else:
+            raise _Bad(f"zeros follow from offset {place.at_bytes} on")
