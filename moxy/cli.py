@@ -2,26 +2,39 @@
 
 Lives here: flags, exit codes, signals, wiring. Must not: anything that could be tested without a process.
 
-Data goes to stdout, logs to stderr. Exit codes: 0 clean, 2 usage or configuration, and 1 for a bug.
+Data goes to stdout, logs to stderr. Exit codes: 0 clean, 1 a bug, 2 usage or configuration, 3 log damaged, 4 disk
+failed while running, 5 backend unreachable at start, 6 data directory in use.
 """
 
 import asyncio
 import gc
+import secrets
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import click
 
 from moxy import __version__
+from moxy.backends.base import Backend, Clock
+from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
+from moxy.backends.recent import EVENTS_MAX
 from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address
+from moxy.core.lifecycle import PROCESSING
+from moxy.journal.disk import OsDisk
+from moxy.journal.errors import JournalError
+from moxy.journal.journal import Journal
+from moxy.journal.recovery import Progress
+from moxy.logtools import COMMANDS
 from moxy.observe.logs import LEVELS, EventLog, configure
-from moxy.server.tcp import Server
+from moxy.server.tcp import Journalist, Server
 from moxy.sources import RandomIds, SystemClock
 
 EXIT_USAGE: Final = 2
+WARNINGS: Final = {"client.refused", "client.cut_off", "log.refused", "log.warning", "snapshot.refused"}
 
 try:
     from uvloop import run as run_loop
@@ -51,7 +64,30 @@ def cli() -> None:
     "--durability",
     envvar="MOXY_DURABILITY",
     type=click.Choice(["always", "everysec", "no"]),
-    help="What a reply promises, with --data-dir.",
+    help="What a reply promises, with --data-dir (everysec).",
+)
+@click.option(
+    "--snapshot-every",
+    envvar="MOXY_SNAPSHOT_EVERY",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(1_000, 1_000_000_000),
+    metavar="EVENTS",
+    help="Take a snapshot when the log has grown by so many events.",
+)
+@click.option(
+    "--retain-bytes",
+    envvar="MOXY_RETAIN_BYTES",
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="Drop the oldest segments of the log beyond this size, as far as snapshots allow.",
+)
+@click.option(
+    "--retain-hours",
+    envvar="MOXY_RETAIN_HOURS",
+    type=click.FloatRange(0),
+    metavar="HOURS",
+    help="Drop segments of the log that are older, as far as snapshots allow.",
 )
 @click.option(
     "--max-attempts",
@@ -86,7 +122,10 @@ def serve(
     backend: str,
     redis_addr: str | None,
     data_dir: str | None,
-    durability: str | None,
+    durability: Durability | None,
+    snapshot_every: int,
+    retain_bytes: int | None,
+    retain_hours: float | None,
     max_attempts: int,
     requirepass: str,
     max_clients: int,
@@ -99,16 +138,31 @@ def serve(
     moxy serve
     redis-cli -p 6380 MOXY.ENQUEUE jobs hello
     """
+    for flag, asked in (("--backend redis", backend == "redis"), ("--redis-addr", redis_addr)):
+        if asked:
+            raise ConfigError(f"{flag} is not available yet: use the memory backend, with --data-dir to keep tasks")
     for flag, given in (
-        ("--backend redis", backend == "redis"),
-        ("--redis-addr", redis_addr),
-        ("--data-dir", data_dir),
         ("--durability", durability),
+        ("--retain-bytes", retain_bytes),
+        ("--retain-hours", retain_hours),
     ):
-        if given:
-            raise ConfigError(f"{flag} is not available yet: this version keeps queues in memory only")
+        if given is not None and not data_dir:
+            raise ConfigError(f"{flag} is about the event log: say where it is with --data-dir")
     host, port = parse_address(addr)
-    config = ServeConfig(host, port, max_attempts, requirepass, max_clients, log_level, log_format)
+    config = ServeConfig(
+        host=host,
+        port=port,
+        data_dir=data_dir or "",
+        durability=durability or "everysec",
+        snapshot_every=snapshot_every,
+        retain_bytes=retain_bytes,
+        retain_ms=None if retain_hours is None else int(retain_hours * 3_600_000),
+        max_attempts=max_attempts,
+        password=requirepass,
+        clients_max=max_clients,
+        log_level=log_level,
+        log_format=log_format,
+    )
     run_loop(run_server(config))
 
 
@@ -122,6 +176,10 @@ def demo(svg: str | None, fast: bool) -> None:
     tell(svg, pause_s=0.0 if fast else 1.2)
 
 
+for command in COMMANDS:
+    cli.add_command(command)
+
+
 async def run_server(config: ServeConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigError when the address cannot be had."""
     log_format = config.log_format
@@ -130,17 +188,18 @@ async def run_server(config: ServeConfig) -> None:
     logger = configure(config.log_level, "console" if log_format == "console" else "json")
 
     def say(event: str, **fields: str | int) -> None:
-        log = logger.warning if event in ("client.refused", "client.cut_off") else logger.info
+        log = logger.warning if event in WARNINGS else logger.info
         log(event, **fields)
 
-    clock = SystemClock()
-    memory = MemoryBackend(clock, RandomIds(), config.policy)
+    clock, backend, orphans = open_backend(config, say)
     server = Server(
-        memory, clock, say, [EventLog(logger, config.log_level)], config.password, clients_max=config.clients_max
+        backend, clock, say, [EventLog(logger, config.log_level)], config.password, clients_max=config.clients_max
     )
+    server.service.orphaned(orphans)
     try:
         await server.start(config.host, config.port)
     except OSError as error:
+        await backend.close()
         raise ConfigError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,9 +207,79 @@ async def run_server(config: ServeConfig) -> None:
     gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
     host, port = server.address
     say("server.listening", address=f"{host}:{port}", host=host, port=port, version=__version__)
-    logger.warning("server.volatile", text="no data directory: all tasks are gone when this process ends")
+    if not config.data_dir:
+        logger.warning("server.volatile", text="no data directory: all tasks are gone when this process ends")
     await server.run()
     say("server.stopped", address=f"{host}:{port}")
+
+
+def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, list[str]]:
+    """The backend that was asked for, its clock, and the bound leases whose connections ended with the last process.
+
+    Raises JournalError.
+    """
+    if not config.data_dir:
+        clock = SystemClock()
+        return clock, MemoryBackend(clock, RandomIds(), config.policy), []
+    began_ms = SystemClock().now_ms()
+    with recovery_progress() as progress:
+        journal, recovered = Journal.open(OsDisk(config.data_dir), secrets.randbits(32), began_ms, progress=progress)
+    states = recovered.states
+    clock = SystemClock(max((state.at_ms for state in states.values()), default=0))
+    for warning in recovered.warnings:
+        say("log.warning", text=warning)
+    say(
+        "log.recovered",
+        data_dir=config.data_dir,
+        durability=config.durability,
+        queues=recovered.queues,
+        tasks=recovered.tasks,
+        events_folded=recovered.events,
+        snapshot_sequence=recovered.snapshot_sequence,
+        last_sequence=recovered.last_sequence,
+        took_ms=clock.now_ms() - began_ms,
+    )
+    memory = MemoryBackend(clock, RandomIds(), config.policy, states)
+    memory.recent.add(
+        event for _, event in journal.read(max(journal.horizon, recovered.last_sequence - EVENTS_MAX + 1))
+    )
+    # A snapshot's thread and the loop share the interpreter: hand over often, so that no command waits for long.
+    sys.setswitchinterval(0.0005)
+    backend = DurableBackend(
+        memory,
+        journal,
+        clock,
+        config.durability,
+        config.snapshot_every,
+        config.retain_bytes,
+        config.retain_ms,
+        say,
+    )
+    bound = [
+        task.lease.lease_id
+        for state in states.values()
+        for task in state.in_state(PROCESSING)
+        if task.lease is not None and task.lease.bound
+    ]
+    return clock, backend, bound
+
+
+@contextmanager
+def recovery_progress() -> Iterator[Progress | None]:
+    """A bar on stderr while a log is read, for people on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the log", total=None)
+
+        def update(events: int, read_bytes: int, total_bytes: int) -> None:
+            bar.update(task, completed=read_bytes, total=total_bytes, description=f"reading the log: {events:,} events")
+
+        yield update
 
 
 def main() -> NoReturn:
@@ -161,6 +290,9 @@ def main() -> NoReturn:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         click.echo(f"moxy: {message}", err=True)
         sys.exit(EXIT_USAGE)
+    except JournalError as error:
+        click.echo(f"moxy: {error}", err=True)
+        sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

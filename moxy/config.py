@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from moxy.backends.durable import Durability
 from moxy.core.policy import RANGES, Policy
 
 
@@ -19,6 +20,11 @@ class ServeConfig(msgspec.Struct, frozen=True):
 
     host: str = "127.0.0.1"
     port: int = 6380
+    data_dir: str = ""
+    durability: Durability = "everysec"
+    snapshot_every: int = 1_000_000
+    retain_bytes: int | None = None
+    retain_ms: int | None = None
     max_attempts: int = Policy().max_attempts
     password: str = ""
     clients_max: int = 20_000

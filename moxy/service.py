@@ -13,7 +13,7 @@ from typing import Final, Protocol, final
 
 import msgspec
 
-from moxy.backends.base import Backend, Clock, CommitRefused, Done, Outcome
+from moxy.backends.base import Backend, Clock, CommitRefused, Done, Outcome, Slow
 from moxy.core.answers import AckResult, Answer, Delivery, Past
 from moxy.core.commands import (
     UNSET,
@@ -104,14 +104,15 @@ class Service:
         self._timeouts = EMPTY
         self._arrivals = 0
         self._woken: dict[str, None] = {}
+        self._slow: list[tuple[Request, Slow]] = []
         # Bound leases, both ways.
         self._bound: dict[str, Client] = {}
         self._holds: dict[Client, dict[str, None]] = {}
 
     @property
     def has_work(self) -> bool:
-        """Whether something arrived since the last turn."""
-        return bool(self._inbox)
+        """Whether there is something to do in a turn at once: something arrived, or a long read goes on."""
+        return bool(self._inbox or self._slow)
 
     @property
     def blocked(self) -> int:
@@ -128,6 +129,10 @@ class Service:
         if arrival is not None:
             self._forget_waiter(arrival)
         self._release(self._holds.pop(client, ()), "disconnect")
+
+    def orphaned(self, lease_ids: Iterable[str]) -> None:
+        """Bound leases of connections of a server that is no more: release them, charged, in the next turn."""
+        self._release(lease_ids, "disconnect")
 
     def undelivered(self, lease_ids: Iterable[str]) -> None:
         """The replies that carried these leases were never written: release them, uncharged, in the next turn."""
@@ -149,6 +154,7 @@ class Service:
         batch, self._inbox = self._inbox, []
         self._answered, self._events = [], []
         await self._work_off(batch)
+        self._read_on()
         await self._expire()
         self._time_out()
         try:
@@ -214,13 +220,9 @@ class Service:
         elif isinstance(intent, AckMany):
             self._answer(request, Done(await self._ack_each(intent)))
         elif isinstance(intent, ReadHistory):
-            self._answer(request, await self._backend.history(intent))
+            self._take_read(request, await self._backend.history(intent))
         elif isinstance(intent, ReadEvents):
-            outcome = await self._backend.events(intent)
-            if intent.block_ms == UNSET or isinstance(outcome, Refused) or _has_events(outcome):
-                self._answer(request, outcome)
-            else:
-                self._wait(request, intent)
+            self._take_read(request, await self._backend.events(intent))
         else:
             assert isinstance(intent, ListQueues), intent
             self._answer(request, Done(await self._backend.names(intent)))
@@ -259,6 +261,27 @@ class Service:
                 results.append(AckResult())
         return results
 
+    def _take_read(self, request: Request, read: Outcome | Slow) -> None:
+        """Answer a read of the log, or wait for the rest of it, or for an event that it can answer with."""
+        if not isinstance(read, Done | Refused):
+            self._slow.append((request, read))
+        elif isinstance(read, Done) and isinstance(request.intent, ReadEvents) and not _has_events(read):
+            if request.intent.block_ms == UNSET:
+                self._answer(request, read)
+            else:
+                self._wait(request, request.intent)
+        else:
+            self._answer(request, read)
+
+    def _read_on(self) -> None:
+        """Advance the long reads by a slice each; those of clients that are gone end."""
+        going, self._slow = self._slow, []
+        for request, slow in going:
+            if request.client is None or request.client.closed:
+                continue
+            outcome = slow.advance()
+            self._take_read(request, slow if outcome is None else outcome)
+
     async def _expire(self) -> None:
         due_ms = self._backend.next_due_ms()
         if due_ms is not None and due_ms <= self._clock.now_ms():
@@ -279,10 +302,11 @@ class Service:
         for queue in dict.fromkeys(event.queue for event in self._events if event.queue in self._reading):
             for arrival, waiter in list(self._reading[queue].items()):
                 assert isinstance(waiter.intent, ReadEvents)
-                outcome = await self._backend.events(waiter.intent)
-                if isinstance(outcome, Refused) or _has_events(outcome):
-                    self._forget_waiter(arrival)
-                    self._answer(waiter.request, outcome)
+                read = await self._backend.events(waiter.intent)
+                if isinstance(read, Done) and not _has_events(read):
+                    continue
+                self._forget_waiter(arrival)
+                self._take_read(waiter.request, read)
 
     def _hand_over(self, answered: Sequence[Request]) -> None:
         """After the commit: note who holds bound leases, and take back what nobody is there to receive."""

@@ -41,6 +41,13 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 Outcome: TypeAlias = Done | Refused
 
 
+class Slow(Protocol):
+    """A read that takes long. The service advances it a slice a turn, so that nobody waits for it but who asked."""
+
+    def advance(self) -> Outcome | None:
+        """Read on a little; the outcome when it is done."""
+
+
 @final
 class CommitRefused(Exception):
     """The log could not take the turn's events. The backend is as it was before them: nothing happened."""
@@ -58,10 +65,10 @@ class Backend(Protocol):
     async def names(self, query: ListQueues) -> Names:
         """A page of queue names."""
 
-    async def events(self, query: ReadEvents) -> Outcome:
+    async def events(self, query: ReadEvents) -> Outcome | Slow:
         """Committed events of one queue, a `Past`; refused when they are no longer kept."""
 
-    async def history(self, query: ReadHistory) -> Outcome:
+    async def history(self, query: ReadHistory) -> Outcome | Slow:
         """The committed events of one task, a `Past`; refused with NOTASK when there are none."""
 
     def next_due_ms(self) -> int | None:
@@ -69,6 +76,9 @@ class Backend(Protocol):
 
     async def commit(self) -> None:
         """Return when all that was executed is as durable as promised. Raises CommitRefused."""
+
+    async def run(self) -> None:
+        """Work beside turns, for as long as the server runs. Raises what must stop it."""
 
     async def close(self) -> None:
         """Let go of whatever is held."""

@@ -1,11 +1,11 @@
 """Queues in this process's memory: the reducer, driven directly.
 
-Lives here: the map of queues and when each next needs time. Must not: rules. Without a journal everything is gone
-with the process.
+Lives here: the map of queues, when each next needs time, and what a turn changed, so that it can be taken back. Must
+not: rules, disks. By itself it forgets everything with the process; `durable` keeps a log beside it.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import translate
 from re import compile as compile_pattern
 from typing import Final, final
@@ -16,7 +16,7 @@ from moxy.backends.base import Clock, Done, IdSource, Outcome
 from moxy.backends.recent import Recent
 from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, Info, ListQueues, ReadEvents, ReadHistory, Tick
-from moxy.core.decider import decide
+from moxy.core.decider import Decision, decide
 from moxy.core.errors import ERR, NOTASK, Refused
 from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.policy import Policy
@@ -27,18 +27,29 @@ from moxy.core.state import QueueState, Totals
 class MemoryBackend:
     """Many named queues, each created by its first event. `policy` is what new ones are born with."""
 
-    def __init__(self, clock: Clock, ids: IdSource, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        ids: IdSource,
+        policy: Policy | None = None,
+        states: Mapping[str, QueueState] | None = None,
+    ) -> None:
         self._clock: Final = clock
         self._ids: Final = ids
         self._policy: Final = policy or Policy()
         self._queues: dict[str, QueueState] = {}
         self._totals_at_start: dict[str, Totals] = {}
-        self._recent: Final = Recent()
-        self._uncommitted: list[AnyEvent] = []
+        self.recent: Final = Recent()
+        self.uncommitted: list[AnyEvent] = []
+        """The events of this turn so far, in the order in which they were decided."""
+        self._before: dict[str, QueueState | None] = {}
         # When each queue next needs time, at the earliest. Only a nearer time is written down; one that has moved
         # away meanwhile (an ACK, an EXTEND) is found out when it comes. So there is about one entry per queue.
         self._due_ms: dict[str, int] = {}
         self._due_order: list[tuple[int, str]] = []
+        for queue, state in (states or {}).items():
+            self._totals_at_start[queue] = state.totals
+            self._set(state)
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         now_ms = self._clock.now_ms()
@@ -55,10 +66,11 @@ class MemoryBackend:
                 del self._due_ms[queue]
                 late.append(queue)
         for queue in late:
+            if queue not in self._queues:
+                continue  # its first turn was taken back
             decision = decide(self._queues[queue], Tick(queue), now_ms, self._ids.seed())
-            self._keep(decision.state)
+            self._keep(decision)
             events.extend(decision.events)
-        self._uncommitted.extend(events)
         return events
 
     async def names(self, query: ListQueues) -> Names:
@@ -71,29 +83,52 @@ class MemoryBackend:
         return self._due_order[0][0] if self._due_order else None
 
     async def events(self, query: ReadEvents) -> Outcome:
-        horizon = self._recent.horizon(query.queue, self.state_of(query.queue).seq)
+        horizon = self.recent.horizon(query.queue, self.state_of(query.queue).seq)
         if query.from_seq < horizon and horizon > 1:
             return Refused(ERR, f"events below sequence {horizon} are no longer kept: read on from there")
-        return Done(Past(self._recent.since(query.queue, query.from_seq, query.count), horizon))
+        return Done(Past(self.recent.since(query.queue, query.from_seq, query.count), horizon))
 
     async def history(self, query: ReadHistory) -> Outcome:
-        events = self._recent.of_task(query.queue, query.task_id)
-        horizon = self._recent.horizon(query.queue, self.state_of(query.queue).seq)
-        if not events and self.state_of(query.queue).named(query.task_id) is None:
+        events = self.recent.of_task(query.queue, query.task_id)
+        state = self.state_of(query.queue)
+        if not events and state.named(query.task_id) is None:
             return Refused(NOTASK, "the queue does not know that task, and no event that is still kept concerns it")
-        return Done(Past(events, horizon, cut=not events or not isinstance(events[0], Enqueued)))
+        cut = not events or not isinstance(events[0], Enqueued)
+        return Done(Past(events, self.recent.horizon(query.queue, state.seq), cut))
 
     async def commit(self) -> None:
-        """No promise is made about what is only in memory; from here on its events can be read."""
-        if self._uncommitted:
-            self._recent.add(self._uncommitted)
-            self._uncommitted = []
+        """No promise is made about what is only in memory."""
+        self.accept()
+
+    def accept(self) -> None:
+        """The turn is committed: what it changed stays, and its events can be read."""
+        if self.uncommitted:
+            self.recent.add(self.uncommitted)
+            self.uncommitted = []
+            self._before.clear()
+
+    def take_back(self) -> None:
+        """The turn is refused: every queue is again as it was before it. Old states are still there to go back to."""
+        for queue, state in self._before.items():
+            if state is None:
+                del self._queues[queue]
+            else:
+                self._set(state)
+        self.uncommitted = []
+        self._before.clear()
+
+    async def run(self) -> None:
+        """Nothing to do beside turns."""
 
     async def close(self) -> None:
         """Nothing is held."""
 
     def describe(self) -> dict[str, str | int]:
         return {"backend": "memory", "durability": "none", "queues": len(self._queues)}
+
+    def states(self) -> dict[str, QueueState]:
+        """All queues as they are now: values that stay valid, whatever happens next."""
+        return dict(self._queues)
 
     def state_of(self, queue: str) -> QueueState:
         """The queue as it is; one that does not exist yet is an empty one with the policy it would be born with."""
@@ -107,15 +142,24 @@ class MemoryBackend:
         except Refused as refused:
             return refused
         if decision.events:
-            self._keep(decision.state)
-            self._uncommitted.extend(decision.events)
+            self._keep(decision)
         elif isinstance(command, Info) and isinstance(decision.answer, dict):
             before = asdict(self._totals_at_start.get(command.queue, Totals()))
             since = {f"since_start_{k}": n - before[k] for k, n in asdict(state.totals).items()}
             return Done({**decision.answer, **since})
         return Done(decision.answer, decision.events)
 
-    def _keep(self, state: QueueState) -> None:
+    def _keep(self, decision: Decision) -> None:
+        """Take a decision into the turn."""
+        if decision.events:
+            queue = decision.state.name
+            if queue not in self._before:
+                self._before[queue] = self._queues.get(queue)
+            self.uncommitted.extend(decision.events)
+        self._set(decision.state)
+
+    def _set(self, state: QueueState) -> None:
+        """The queue is now in that state; note when it next needs time, if that is sooner than known."""
         queue = state.name
         self._queues[queue] = state
         due_ms = state.next_due_ms()

@@ -18,10 +18,9 @@ See Alagappan et al., Protocol-Aware Recovery, FAST'18, and the isTornEntry of e
 
 import struct
 from typing import Final, TypeAlias
+from zlib import crc32
 
 import msgspec
-
-from zlib import crc32
 
 SECTOR_BYTES: Final = 512
 HEAD_BYTES: Final = SECTOR_BYTES
@@ -206,7 +205,9 @@ def _unless_proven_durable(data: bytes, place: Place, log_id: int, text: str) ->
     """Torn, unless a later record was written when this one was already known to be durable."""
     for at, header in _later_headers(data, place, log_id):
         if header.synced >= place.sequence:
-            return Damaged(f"{text.removeprefix('its last ')}, but a sound one at offset {at} followed when it was whole")
+            return Damaged(
+                f"{text.removeprefix('its last ')}, but a sound one at offset {at} followed when it was whole"
+            )
     return Torn(text)
 
 
@@ -225,7 +226,9 @@ def _zero_sectors(body: bytes, start: int, end: int) -> int:
     """How many whole sectors of a body, which will lie at `start` to `end`, are zero."""
     zero = _ZEROS[:SECTOR_BYTES]
     first = -start % SECTOR_BYTES
-    return sum(body[at : at + SECTOR_BYTES] == zero for at in range(first, end - start - SECTOR_BYTES + 1, SECTOR_BYTES))
+    return sum(
+        body[at : at + SECTOR_BYTES] == zero for at in range(first, end - start - SECTOR_BYTES + 1, SECTOR_BYTES)
+    )
 
 
 def _zero_pieces(data: bytes, start: int, end: int) -> int:

@@ -20,7 +20,7 @@ from moxy.journal import codec, frames, segments, snapshots
 from moxy.journal.disk import Disk
 from moxy.journal.errors import LogDamaged, LogTooNew
 from moxy.journal.frames import Place, Record
-from moxy.journal.segments import SEGMENT_SUFFIX, SNAPSHOT_SUFFIX, Segment, Walk
+from moxy.journal.segments import SNAPSHOT_SUFFIX, Segment, Walk
 from moxy.journal.snapshots import Snapshot
 
 Progress: TypeAlias = Callable[[int, int, int], None]
@@ -73,7 +73,8 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
     _check_reach(log, snapshot, covered, bad)
     states = dict(snapshot.states) if snapshot else {}
     tail = _tail(log, covered)
-    walk = Walk(disk, tail)
+    meets = tail and tail[0].sequence == covered + 1
+    walk = Walk(disk, tail, (snapshot.head.chain if snapshot else 0) if meets else None)
     total_bytes = sum(segment.size_bytes for segment in tail)
     marks: list[tuple[str, Place]] = []
     next_mark = ("", 0)
@@ -86,7 +87,7 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
             marks.append((segment.name, record.next))
             next_mark = (segment.name, at_bytes + mark_every_bytes)
         if record.sequence <= covered:
-            _check_meets(segment, record, snapshot)
+            _check_meets(record, snapshot)
             continue
         folded_bytes += length_bytes
         fold(states, segment.name, record)
@@ -134,7 +135,7 @@ def fold(states: dict[str, QueueState], file: str, record: Record) -> list[AnyEv
             state = states.get(queue)
             states[queue] = apply(QueueState(queue) if state is None else state, event)
     except IllegalEvent as e:
-        raise LogDamaged(file, _at(record), record.sequence, f"a sound record that cannot follow: {e}") from None
+        raise LogDamaged(file, offset_of(record), record.sequence, f"a sound record that cannot follow: {e}") from None
     return events
 
 
@@ -144,15 +145,16 @@ def events_of(file: str, record: Record) -> list[AnyEvent]:
         events = codec.decode(record.payload)
     except codec.Undecodable as e:
         if e.too_new:
-            raise LogTooNew(f"{file}, offset {_at(record)}: {e}") from None
-        raise LogDamaged(file, _at(record), record.sequence, f"a sound record that cannot be read: {e}") from None
+            raise LogTooNew(f"{file}, offset {offset_of(record)}: {e}") from None
+        raise LogDamaged(file, offset_of(record), record.sequence, f"a sound record that cannot be read: {e}") from None
     if len(events) != record.count:
         text = f"a sound record says {record.count} events and holds {len(events)}"
-        raise LogDamaged(file, _at(record), record.sequence, text)
+        raise LogDamaged(file, offset_of(record), record.sequence, text)
     return events
 
 
-def _at(record: Record) -> int:
+def offset_of(record: Record) -> int:
+    """Where a record begins in its file."""
     return record.next.at_bytes - frames.record_bytes(len(record.payload))
 
 
@@ -197,14 +199,11 @@ def _tail(log: list[Segment], covered: int) -> list[Segment]:
     return log[start:]
 
 
-def _check_meets(segment: Segment, record: Record, snapshot: Snapshot | None) -> None:
+def _check_meets(record: Record, snapshot: Snapshot | None) -> None:
     """Raises LogDamaged when the snapshot ends inside a record, or after another one than the log has there."""
     assert snapshot is not None
     head = snapshot.head
     last = record.sequence + record.count - 1
     if last > head.sequence or (last == head.sequence and record.next.chain != head.chain):
-        text = f"{snapshot.name} does not belong to this log: it was taken after another record"
-        raise LogDamaged(segment.name, _at(record), record.sequence, text)
-
-
-__all__ = ["SEGMENT_SUFFIX", "Progress", "Recovered", "events_of", "fold", "recover"]
+        text = "it does not belong to this log, which has another record at its sequence"
+        raise LogDamaged(snapshot.name, 0, head.sequence, text)

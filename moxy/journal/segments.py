@@ -9,6 +9,7 @@ begun only when all of this one is durable: so a torn tail is found in the last 
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Final, final
 
 import msgspec
@@ -24,7 +25,7 @@ UNFINISHED_SUFFIX: Final = ".tmp"
 ASIDE_SUFFIX: Final = ".damaged"
 TORN_SUFFIX: Final = ".torn"
 _DIGITS: Final = 20
-_WINDOW_BYTES: Final = 1 << 18
+_WINDOW_BYTES: Final = 1 << 17
 
 
 class Segment(msgspec.Struct, frozen=True, gc=False):
@@ -139,7 +140,7 @@ def droppable(
     """
     total_bytes = sum(segment.size_bytes for segment in segments)
     gone: list[Segment] = []
-    for segment, following in zip(segments, segments[1:], strict=False):
+    for segment, following in pairwise(segments):
         if following.head is None or following.sequence > needed_from:
             break
         too_big = retain_bytes is not None and total_bytes > retain_bytes
@@ -166,23 +167,25 @@ class Walk:
     goes on, in `segment`; `torn` says what was found there instead of an end, if a crash left something.
     """
 
-    def __init__(self, disk: Disk, segments: Sequence[Segment]) -> None:
+    def __init__(self, disk: Disk, segments: Sequence[Segment], chain: int | None) -> None:
+        """`chain` is what the first segment must go on from; None: not known."""
         self._disk: Final = disk
         self._segments: Final = segments
         self.segment: Segment | None = None
-        self.place = Place(frames.HEAD_BYTES, 1, 0)
+        self.place = Place(frames.HEAD_BYTES, segments[0].sequence if segments else 1, chain or 0)
+        self._known: bool = chain is not None
         self.torn = ""
 
     def __iter__(self) -> Iterator[tuple[Segment, Record]]:
         for segment in self._segments:
-            if self.segment is not None:
-                self._check_joint(segment)
+            self._check_joint(segment)
             self.segment = segment
             if segment.head is None:
                 self.torn = "its last segment is shorter than a head"
                 self.place = Place(frames.HEAD_BYTES, segment.sequence, self.place.chain)
                 return
             self.place = segment.begin()
+            self._known = True
             yield from self._records(segment, segment.head.log_id)
 
     def _check_joint(self, segment: Segment) -> None:
@@ -190,7 +193,7 @@ class Walk:
         if segment.sequence != place.sequence:
             text = f"sequence {place.sequence} should follow the segment before"
             raise LogDamaged(segment.name, 0, min(place.sequence, segment.sequence), text)
-        if segment.head is not None and segment.head.chain != place.chain:
+        if self._known and segment.head is not None and segment.head.chain != place.chain:
             raise LogDamaged(segment.name, 0, place.sequence, "it does not go on from the segment before")
 
     def _records(self, segment: Segment, log_id: int) -> Iterator[tuple[Segment, Record]]:
@@ -212,28 +215,27 @@ class Walk:
                 return
 
 
-def stretch(disk: Disk, segment: Segment, place: Place, end_bytes: int) -> Iterator[Record]:
-    """The records of one segment from `place` up to the offset `end_bytes`, read a window at a time.
+def stretch(disk: Disk, segment: Segment, place: Place, until_sequence: int) -> Iterator[Record]:
+    """The records of one segment from `place` up to the event before `until_sequence`, read a window at a time.
 
-    For readers of what is known to be sound: raises LogDamaged for anything else, OSError.
+    For readers of what is known to be there: raises LogDamaged for anything else, OSError.
     """
     assert segment.head is not None, segment.name
     window_bytes = _WINDOW_BYTES
-    while place.at_bytes < end_bytes:
+    while place.sequence < until_sequence:
         base = place.at_bytes - place.at_bytes % frames.SECTOR_BYTES
-        asked_bytes = min(window_bytes, end_bytes - base)
-        data = disk.read(segment.name, base, asked_bytes)
-        whole = base + asked_bytes == end_bytes or len(data) < asked_bytes
+        data = disk.read(segment.name, base, window_bytes)
         start = place
-        while place.at_bytes - base < len(data):
+        while place.sequence < until_sequence:
             here = Place(place.at_bytes - base, place.sequence, place.chain)
             outcome = frames.read(data, here, segment.head.log_id)
-            if not isinstance(outcome, Record):
-                if whole or isinstance(outcome, Damaged):
-                    text = "the log ends too early" if isinstance(outcome, End) else outcome.text
-                    raise LogDamaged(segment.name, place.at_bytes, place.sequence, text)
+            if isinstance(outcome, Record):
+                place = Place(outcome.next.at_bytes + base, outcome.next.sequence, outcome.next.chain)
+                yield outcome
+            elif isinstance(outcome, Damaged) or len(data) < window_bytes:
+                text = "the log ends too early" if isinstance(outcome, End) else outcome.text
+                raise LogDamaged(segment.name, place.at_bytes, place.sequence, text)
+            else:
                 break
-            place = Place(outcome.next.at_bytes + base, outcome.next.sequence, outcome.next.chain)
-            yield outcome
         # A window that held no whole record was too small for it.
         window_bytes = window_bytes * 2 if place is start else _WINDOW_BYTES

@@ -200,9 +200,7 @@ def rows_of(states: Mapping[str, QueueState]) -> Iterator[Row]:
     """The states as rows."""
     tasks = 0
     for s in states.values():
-        yield QueueRow(
-            s.name, s.policy, s.seq, s.at_ms, s.born_ms, s.paused, s.next_number, s.last_token, s.totals
-        )
+        yield QueueRow(s.name, s.policy, s.seq, s.at_ms, s.born_ms, s.paused, s.next_number, s.last_token, s.totals)
         for task in s.tasks.values():
             yield _task_row(task)
             tasks += 1

@@ -79,14 +79,26 @@ class Server:
         self._greetings.port = self.address[1]
 
     async def run(self) -> None:
-        """Run turns until `stop`, then answer what arrived, say goodbye and let go of the backend."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            stopping = self._stopping
-            await self._turn()
-            if stopping:
-                break
+        """Run turns until `stop`, then answer what arrived, say goodbye and let go of the backend.
+
+        Raises what the backend raises when it can promise nothing any more: then nobody is answered, and the caller
+        must end the process.
+        """
+        beside = asyncio.create_task(self._backend.run())
+        beside.add_done_callback(lambda _: self._wake.set())
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                stopping = self._stopping
+                if beside.done():
+                    beside.result()
+                await self._turn()
+                if stopping:
+                    break
+        finally:
+            beside.cancel()
+        await asyncio.wait([beside])
         await self._goodbye()
 
     def stop(self) -> None:
@@ -138,7 +150,7 @@ class Server:
         for observe in self._observers:
             observe(turn.events)
         if self.service.has_work:
-            self._wake.set()
+            asyncio.get_running_loop().call_soon(self._wake.set)  # not at once: the sockets come first
         self._set_timer()
 
     def _reply(self, turn: Turn) -> None:

@@ -20,18 +20,16 @@ from typing import Final, TypeAlias, final
 _CRLF: Final = b"\r\n"
 _ARRAY: Final = ord("*")
 _BULK: Final = ord("$")
-_OTHER_TYPES: Final = (
-    b"$:+-%~_#,(=>|!"  # no inline command begins with one: such a client speaks RESP, but not to a server
-)
+_OTHER_TYPES: Final = b"$:+-%~_#,(=>|!"  # a line that begins with one is RESP, but no command, inline or other
 _HEADER_BYTES_MAX: Final = 32  # `*` or `$` and the longest 64-bit integer take 21
 
 _INT64_MIN: Final = -(1 << 63)
 _INT64_MAX: Final = (1 << 63) - 1
 
 # Nearly every header is one of these: one look-up checks its type byte and its digits.
-_SHORT_BULK_BYTES_MAX: Final = 1024
 _SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
-_SHORT_BULKS: Final = {b"$%d" % size: size for size in range(_SHORT_BULK_BYTES_MAX + 1)}
+_SHORT_BULKS: Final = {b"$%d" % size: size for size in range(1025)}
+_UNKNOWN: Final = 1 << 60  # what any other header says until it is read with care: over every limit
 
 
 def parse_int(data: bytes) -> int | None:
@@ -76,6 +74,7 @@ class Parser:
 
     def set_limits(self, bulk_bytes_max: int, elements_max: int) -> None:
         """Limits for the bytes not yet parsed: a server keeps them tight until a client has authenticated."""
+        assert max(bulk_bytes_max, elements_max) < _UNKNOWN
         self._bulk_bytes_max: int = bulk_bytes_max
         self._elements_max: int = elements_max
 
@@ -94,8 +93,7 @@ class Parser:
             if len(self._held) < self._need_bytes and not (self._in_line and b"\n" in data):
                 return commands
             data = bytes(self._held)
-        pos = 0 if self._missing or self._bulk_bytes_max < _SHORT_BULK_BYTES_MAX else self._parse_short(data, commands)
-        pos = self._parse(data, pos, commands)
+        pos = self._parse(data, commands)
         if self.fault is not None:
             self._args, self._held = [], bytearray()
         elif pos < len(data):
@@ -104,102 +102,108 @@ class Parser:
             self._held = bytearray()
         return commands
 
-    def _parse_short(self, data: bytes, commands: list[list[bytes]]) -> int:
-        """The fast path: append the commands at the start of `data` that are whole and made of short bulks without CRLF.
+    def _parse(self, data: bytes, commands: list[list[bytes]]) -> int:
+        """Append the commands that are complete; the offset of the first byte not used.
 
-        Then every other line is a header and the lines between are the elements. At anything else it stops and returns
-        the offset, for `_parse` to judge: this path only recognises what is certainly right.
+        The methods it calls take one thing each and return the offset after it. What they cannot take is at fault or
+        still incomplete: then they return -1, or leave elements missing, having noted how many bytes to wait for.
         """
-        lines = data.split(_CRLF)
+        pos = self._elements(data, 0, commands) if self._missing else 0
+        if not self._missing:
+            pos = self._plain_commands(data, pos, commands)
+        while pos < len(data) and not self._missing:
+            after = self._array(data, pos) if data[pos] == _ARRAY else self._inline(data, pos, commands)
+            if after < 0:
+                break
+            pos = self._elements(data, after, commands) if self._missing else after
+        return pos
+
+    def _plain_commands(self, data: bytes, pos: int, commands: list[list[bytes]]) -> int:
+        """The fast path: the commands from `pos` on that are whole, of few elements, and with no CRLF in these.
+
+        There every other line is a header and the lines between are the elements. It takes only what is certainly
+        right; where it stops, the other methods go on and judge.
+        """
+        lines = (data[pos:] if pos else data).split(_CRLF)
         unended = len(lines) - 1  # the last one is what follows the last CRLF
+        bulk_bytes_max = self._bulk_bytes_max
         first = 0
         while True:
-            count = _SHORT_ARRAYS.get(lines[first], 0)
+            count = _SHORT_ARRAYS.get(lines[first], _UNKNOWN)
             after = first + 1 + 2 * count
-            if not 0 < count <= self._elements_max or after > unended:
+            if after > unended or count > self._elements_max:
                 break
             args = lines[first + 2 : after : 2]
-            if list(map(_SHORT_BULKS.get, lines[first + 1 : after : 2])) != list(map(len, args)):
-                break
+            header = first + 1
+            for arg in args:
+                size = len(arg)
+                told = lines[header]
+                if size > bulk_bytes_max or (_SHORT_BULKS.get(told) != size and told != b"$%d" % size):
+                    return len(data) - len(_CRLF.join(lines[first:]))
+                header += 2
             commands.append(args)
             first = after
         return len(data) - len(_CRLF.join(lines[first:]))
 
-    def _parse(self, data: bytes, pos: int, commands: list[list[bytes]]) -> int:
-        """Append the complete commands, keep the elements of an incomplete one; the offset of the first byte not used.
-
-        Each turn of the loop takes an array header, an element, or an inline line. The methods it calls return -1 when
-        it must stop: at a fault, or at something incomplete, of which they note how many bytes it needs.
-        """
+    def _elements(self, data: bytes, pos: int, commands: list[list[bytes]]) -> int:
+        """Elements from `pos` on, until the command that lacks them is complete."""
         args, missing = self._args, self._missing
-        while pos < len(data):
-            if missing:
-                start = data.find(_CRLF, pos) + 2
-                length = self._bulk_length(data, pos, start)
-                if length < 0:
-                    break
-                end = start + length
-                if data[end : end + 2] != _CRLF:
-                    self._bulk_unfinished(data, pos, end)
-                    break
-                args.append(data[start:end])
-                pos = end + 2
-                missing -= 1
-                if not missing:
-                    commands.append(args)
-                    args = []
-            elif data[pos] == _ARRAY:
-                start = data.find(_CRLF, pos) + 2
-                count = self._array_length(data, pos, start)
-                if count < 0:
-                    break
-                missing = count
-                pos = start
-            else:
-                start = self._inline(data, pos, commands)
-                if start < 0:
-                    break
-                pos = start
-        self._args, self._missing = args, missing
+        while missing and pos < len(data):
+            eol = data.find(_CRLF, pos)
+            length = _SHORT_BULKS.get(data[pos:eol], _UNKNOWN) if eol > 0 else _UNKNOWN
+            if length > self._bulk_bytes_max and (length := self._bulk_length(data, pos, eol)) < 0:
+                break
+            start = eol + 2
+            end = start + length
+            if data[end : end + 2] != _CRLF:
+                self._unfinished_bulk(data, pos, end)
+                break
+            args.append(data[start:end])
+            pos = end + 2
+            missing -= 1
+        if not missing:
+            commands.append(args)
+            self._args = []
+        self._missing = missing
         return pos
 
-    def _array_length(self, data: bytes, pos: int, start: int) -> int:
-        """The number of elements that the header at `pos` announces; none or fewer is an empty command, as in Redis."""
-        if not self._header_whole(data, pos, start, "mbulk"):
+    def _array(self, data: bytes, pos: int) -> int:
+        """The header of a command. None or fewer elements are an empty command, which Redis ignores."""
+        eol = data.find(_CRLF, pos)
+        if not self._is_header(data, pos, eol, "mbulk"):
             return -1
-        count = parse_int(data[pos + 1 : start - 2])
+        count = parse_int(data[pos + 1 : eol])
         if count is None:
             return self._fail("invalid multibulk length")
         if count > self._elements_max:
             return self._fail(f"invalid multibulk length: {count} elements is over the limit of {self._elements_max}")
-        return max(count, 0)
+        self._missing = max(count, 0)
+        return eol + 2
 
-    def _bulk_length(self, data: bytes, pos: int, start: int) -> int:
+    def _bulk_length(self, data: bytes, pos: int, eol: int) -> int:
         """The number of bytes that the header at `pos` announces."""
         if data[pos] != _BULK:
             got = _shown(data[pos])
             return self._fail(f"expected '$', got {got}: every element of a command must be a bulk string")
-        if not self._header_whole(data, pos, start, "bulk"):
+        if not self._is_header(data, pos, eol, "bulk"):
             return -1
-        length = parse_int(data[pos + 1 : start - 2])
+        length = parse_int(data[pos + 1 : eol])
         if length is None or length < 0:
             return self._fail("invalid bulk length")
         if length > self._bulk_bytes_max:
             return self._fail(f"invalid bulk length: {length} bytes is over the limit of {self._bulk_bytes_max}")
         return length
 
-    def _header_whole(self, data: bytes, pos: int, start: int, name: str) -> bool:
-        """Whether the header at `pos` ended, `start` being the offset after its CRLF or, if there is none, 1."""
-        end = start - 2 if start > 1 else len(data) - 1  # without its CRLF; the last byte may be half of one
+    def _is_header(self, data: bytes, pos: int, eol: int, name: str) -> bool:
+        """Whether a header starts at `pos`, its CRLF, if there is one, being at `eol`."""
+        end = eol if eol >= 0 else len(data) - 1  # the last byte may be half of a CRLF
         if end - pos > _HEADER_BYTES_MAX:
             self._fail(f"too big {name} count string")
             return False
-        if start > 1:
-            return True
         self._need_bytes, self._in_line = _HEADER_BYTES_MAX + 2, True
-        return False
+        return eol >= 0
 
-    def _bulk_unfinished(self, data: bytes, pos: int, end: int) -> None:
+    def _unfinished_bulk(self, data: bytes, pos: int, end: int) -> None:
         """The element at `pos` has no CRLF at `end`: it is still arriving, or its length is wrong."""
         if end + 2 <= len(data):
             self._fail("missing CRLF after bulk string")
@@ -231,7 +235,7 @@ class Parser:
 
 def _shown(byte: int) -> str:
     """A byte of a client, quoted, and escaped unless it is printable ASCII."""
-    return repr(bytes([byte]))[1:]
+    return repr(bytes((byte,)))[1:]
 
 
 # Redis's `sdssplitargs`: a word may end in one quoted part, after which there must be a blank or the end of the line.
@@ -321,10 +325,9 @@ class NullArray:
 
 NULL_ARRAY: Final = NullArray()
 
-# Give lists, tuples and dicts: the wider types stand here because they are covariant, and `list[bytes]` is to be a Value.
+# Give lists, tuples and dicts. The wider types stand here because they are covariant: a `list[bytes]` is a Value too.
 Value: TypeAlias = (
-    None
-    | bool
+    bool
     | int
     | float
     | bytes
@@ -336,8 +339,10 @@ Value: TypeAlias = (
     | Error
     | Verbatim
     | NullArray
+    | None
 )
 
+_SPELL_OUT: Final = "backslashreplace"  # a lone surrogate, which UTF-8 has no bytes for, must not cost us the reply
 _CONTROLS_TO_SPACES: Final = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
@@ -352,7 +357,7 @@ def encode_into(out: list[bytes], value: Value, resp3: bool) -> None:
     if isinstance(value, bytes):
         out.append(b"$%d\r\n%b\r\n" % (len(value), value))
     elif isinstance(value, str):
-        text = _utf8(value)
+        text = value.encode("utf-8", _SPELL_OUT)
         out.append(b"$%d\r\n%b\r\n" % (len(text), text))
     elif value is None:
         out.append(b"_\r\n" if resp3 else b"$-1\r\n")
@@ -393,5 +398,4 @@ def _one_line(text: str) -> bytes:
 
 
 def _utf8(text: str) -> bytes:
-    """UTF-8 of any str: a lone surrogate, such as the file system or a lax decoder makes, is spelt out, not refused."""
-    return text.encode("utf-8", "backslashreplace")
+    return text.encode("utf-8", _SPELL_OUT)

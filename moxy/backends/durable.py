@@ -1,0 +1,229 @@
+"""Queues in memory with their log on disk: the memory backend, and a promise about what survives.
+
+Lives here: when a turn is written, when it is synced, what a failure of the disk comes to, and the work beside turns
+(a sync a second, snapshots). Must not: rules of queues, formats on disk.
+
+| durability | a reply leaves after | a power cut loses |
+| --- | --- | --- |
+| always | the turn's events are on the medium: one fdatasync for all of them | nothing |
+| everysec | they are with the kernel; it is told to sync once a second | at most 1 s; 2 s while a sync stalls, after that changes are refused |
+| no | they are with the kernel | what the kernel had not written |
+
+A process that is killed loses nothing in any of them.
+"""  # noqa: E501
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Literal, final
+
+from moxy.backends.base import Clock, CommitRefused, Done, Outcome, Slow
+from moxy.backends.memory import MemoryBackend
+from moxy.core.answers import Names, Past
+from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
+from moxy.core.errors import ERR, Refused
+from moxy.core.events import AnyEvent, Enqueued, TaskEvent
+from moxy.journal.errors import HorizonPassed, LogRefused
+from moxy.journal.journal import Journal
+
+Durability = Literal["always", "everysec", "no"]
+
+STALL_MS_MAX: Final = 2000
+_SLICE_EVENTS: Final = 2000
+
+
+@final
+class DurableBackend:
+    """A memory backend whose turns are in a journal before their answers leave (I13)."""
+
+    def __init__(
+        self,
+        memory: MemoryBackend,
+        journal: Journal,
+        clock: Clock,
+        durability: Durability,
+        snapshot_every: int,
+        retain_bytes: int | None,
+        retain_ms: int | None,
+        say: Callable[..., None],
+    ) -> None:
+        self._memory: Final = memory
+        self._journal: Final = journal
+        self._clock: Final = clock
+        self._durability: Final = durability
+        self._snapshot_every: Final = snapshot_every
+        self._retain_bytes: Final = retain_bytes
+        self._retain_ms: Final = retain_ms
+        self._say: Final = say
+        self._syncer: Final = ThreadPoolExecutor(1, "moxy-sync")
+        self._keeper: Final = ThreadPoolExecutor(1, "moxy-snapshot")
+        self._sync_began_ms: int | None = None
+
+    async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
+        return await self._memory.execute(commands)
+
+    async def expire(self) -> list[AnyEvent]:
+        return await self._memory.expire()
+
+    async def names(self, query: ListQueues) -> Names:
+        return await self._memory.names(query)
+
+    def next_due_ms(self) -> int | None:
+        return self._memory.next_due_ms()
+
+    async def commit(self) -> None:
+        """Raises CommitRefused, the queues being as before the turn, or LogFailed, after which nothing is promised."""
+        if not self._memory.uncommitted:
+            return
+        stalled_ms = 0 if self._sync_began_ms is None else self._clock.now_ms() - self._sync_began_ms
+        if self._durability == "everysec" and stalled_ms > STALL_MS_MAX:
+            self._memory.take_back()
+            raise CommitRefused(f"the disk has been syncing the log for {stalled_ms} ms: nothing happened, try again")
+        try:
+            self._journal.append(self._memory.uncommitted)
+            self._journal.flush()
+        except LogRefused as refused:
+            self._memory.take_back()
+            self._say("log.refused", text=str(refused))
+            raise CommitRefused(f"{refused}: nothing happened, try again when there is space") from None
+        if self._durability == "always":
+            await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)
+        self._memory.accept()
+
+    async def run(self) -> None:
+        """The work beside turns, once a second, until cancelled. Raises LogFailed."""
+        while True:
+            await asyncio.sleep(1)
+            await self._sync()
+            await asyncio.get_running_loop().run_in_executor(self._keeper, self._journal.prepare)
+            if self._journal.events_since_snapshot >= self._snapshot_every:
+                await self._snapshot()
+
+    async def close(self) -> None:
+        """A last snapshot, so that the next start has nothing to fold, and let the directory go."""
+        try:
+            await self._snapshot()
+        finally:
+            self._syncer.shutdown()
+            self._keeper.shutdown()
+            self._journal.close()
+
+    def describe(self) -> dict[str, str | int]:
+        return {
+            **self._memory.describe(),
+            "durability": self._durability,
+            "log_last_sequence": self._journal.last_sequence,
+            "log_synced_sequence": self._journal.synced_sequence,
+            "log_horizon": self._journal.horizon,
+            "snapshot_sequence": self._journal.snapshot_sequence,
+        }
+
+    # Reading the log
+
+    async def events(self, query: ReadEvents) -> Outcome | Slow:
+        state = self._memory.state_of(query.queue)
+        if query.from_seq >= self._memory.recent.horizon(query.queue, state.seq) or state.seq == 0:
+            return await self._memory.events(query)
+        return _EventSearch(self._journal.read(self._journal.horizon), query)
+
+    async def history(self, query: ReadHistory) -> Outcome | Slow:
+        recent = await self._memory.history(query)
+        if isinstance(recent, Done) and isinstance(recent.answer, Past) and not recent.answer.cut:
+            return recent
+        return _HistorySearch(self._journal.read(self._journal.horizon), query, recent)
+
+    # The disk
+
+    async def _sync(self) -> None:
+        if self._durability == "no" or self._journal.synced_sequence >= self._journal.last_sequence:
+            return
+        self._sync_began_ms = self._clock.now_ms()
+        await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)
+        self._sync_began_ms = None
+
+    async def _snapshot(self) -> None:
+        """From states that stay as they are, in a thread: commands go on meanwhile."""
+        if not self._journal.events_since_snapshot:
+            return
+        began_ms = self._clock.now_ms()
+        mark, states = self._journal.mark(), self._memory.states()
+        loop = asyncio.get_running_loop()
+        try:
+            name = await loop.run_in_executor(self._keeper, self._journal.write_snapshot, states, mark, began_ms)
+            gone = await loop.run_in_executor(
+                self._keeper, self._journal.retain, began_ms, self._retain_bytes, self._retain_ms
+            )
+        except LogRefused as refused:
+            self._say("snapshot.refused", text=str(refused))
+            return
+        took_ms = self._clock.now_ms() - began_ms
+        self._say("snapshot.written", file=name, sequence=mark.sequence, took_ms=took_ms, dropped=len(gone))
+
+
+@final
+class _EventSearch:
+    """A queue's events from a sequence on, found by reading the log from its beginning, a slice a turn."""
+
+    def __init__(self, log: Iterator[tuple[int, AnyEvent]], query: ReadEvents) -> None:
+        self._log: Final = log
+        self._query: Final = query
+        self._found: list[AnyEvent] = []
+        self._first_seq = 0
+
+    def advance(self) -> Outcome | None:
+        query = self._query
+        try:
+            for _ in range(_SLICE_EVENTS):
+                _, event = next(self._log)
+                if event.queue != query.queue:
+                    continue
+                self._first_seq = self._first_seq or event.seq
+                if self._first_seq > query.from_seq:
+                    return _too_old(self._first_seq)
+                if event.seq >= query.from_seq:
+                    self._found.append(event)
+                    if len(self._found) == query.count:
+                        return Done(Past(self._found, self._first_seq))
+        except StopIteration:
+            return Done(Past(self._found, self._first_seq))
+        except HorizonPassed:
+            return _too_old(self._first_seq + 1)
+        return None
+
+
+@final
+class _HistorySearch:
+    """The events of one task, found by reading the whole log, a slice a turn."""
+
+    def __init__(self, log: Iterator[tuple[int, AnyEvent]], query: ReadHistory, recent: Outcome) -> None:
+        self._log: Final = log
+        self._query: Final = query
+        self._recent: Final = recent
+        self._found: list[AnyEvent] = []
+        self._first_seq = 0
+
+    def advance(self) -> Outcome | None:
+        try:
+            for _ in range(_SLICE_EVENTS):
+                _, event = next(self._log)
+                if event.queue != self._query.queue:
+                    continue
+                self._first_seq = self._first_seq or event.seq
+                if isinstance(event, TaskEvent) and event.task_id == self._query.task_id:
+                    if isinstance(event, Enqueued):
+                        self._found.clear()
+                    self._found.append(event)
+        except StopIteration:
+            return self._finish()
+        except HorizonPassed:
+            return self._recent
+        return None
+
+    def _finish(self) -> Outcome:
+        if not self._found:
+            return self._recent
+        return Done(Past(self._found, self._first_seq, cut=not isinstance(self._found[0], Enqueued)))
+
+
+def _too_old(horizon: int) -> Refused:
+    return Refused(ERR, f"events below sequence {horizon} are no longer kept: read on from there")
