@@ -197,7 +197,7 @@ class Stage:
         for line in shown:
             text = Text(f"  {line}", "red" if isinstance(value, ResponseError) else "")
             for field, style in (marks or {}).items():
-                text.highlight_regex(rf'(?<="{field}" => ).+', style)
+                text.highlight_regex(rf'(?<="{field}" => ")[^"]+|(?<="{field}" => )[^"]+', style)
             self._print(text)
         if len(shown) < len(lines):
             self._console.print(Text(f"      ... and {len(lines) - len(shown)} fields more", "bright_black"))

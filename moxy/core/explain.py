@@ -127,10 +127,10 @@ def _sentence(event: AnyEvent, held: Leased | None, deadline_ms: int, deliveries
     if isinstance(event, Acked):
         return f"{_holder(held)} acknowledged it, {_after(event.at_ms, held)}. It is done."
     if isinstance(event, Expired):
-        late_ms = event.at_ms - deadline_ms
         return (
-            f"The lease expired: {_holder(held)} had not acknowledged, given up or extended it by the deadline "
-            f"({late_ms} ms ago). That is attempt {event.attempts}. An ACK with that lease is refused from here on."
+            f"The lease expired, {event.at_ms - deadline_ms} ms after its deadline: {_holder(held)} had not "
+            f"acknowledged, given up or extended it. That is attempt {event.attempts}. An ACK with that lease is "
+            "refused from here on."
         )
     if isinstance(event, Failed):
         said = f", saying {event.reason!r}" if event.reason else ""

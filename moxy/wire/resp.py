@@ -240,7 +240,7 @@ def _shown(byte: int) -> str:
 
 # Redis's `sdssplitargs`: a word may end in one quoted part, after which there must be a blank or the end of the line.
 _WORD: Final = re.compile(
-    rb"""\s*
+    rb"""\s* (?=\S)
     ([^ \t\r\n"']*)
     (?: "((?: \\. | [^"\\] )*)" (?=\s|\Z)
       | '((?: \\' | \\(?!') | [^'\\] )*)' (?=\s|\Z)
@@ -255,9 +255,8 @@ _ESCAPES: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\
 def _split_inline(line: bytes) -> list[bytes] | None:
     """The words of a line, or None if its quotes are unbalanced."""
     args: list[bytes] = []
-    line = line.rstrip()
-    pos = 0
-    while pos < len(line):
+    pos, end = 0, len(line.rstrip())
+    while pos < end:
         word = _WORD.match(line, pos)
         if word is None:
             return None
