@@ -1,0 +1,348 @@
+"""The memory backend with its log: what a commit promises, what a failing disk comes to, reading what is old."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from moxy.backends.base import CommitRefused, Done
+from moxy.backends.durable import STALL_MS_MAX, Durability, DurableBackend
+from moxy.backends.memory import MemoryBackend
+from moxy.backends.recent import Recent
+from moxy.core.answers import Past
+from moxy.core.commands import UNSET, Ack, Command, Enqueue, Fetch, FetchAny, Intent, Peek, ReadEvents, ReadHistory
+from moxy.core.errors import IOERR, Refused
+from moxy.core.events import Acked, Enqueued, Leased
+from moxy.core.ids import split_lease_id
+from moxy.journal.errors import LogFailed
+from moxy.journal.journal import Journal
+from moxy.service import Request, Service
+from tests.journal.simdisk import FaultyDisk, SimDisk
+
+T0 = 1_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = T0
+
+    def now_ms(self) -> int:
+        return self.now
+
+
+class Zero:
+    def seed(self) -> int:
+        return 0
+
+
+class Client:
+    closed = False
+
+
+class World:
+    """A service over a durable backend over a disk of the test's own, with a clock of its own."""
+
+    def __init__(self, disk: Any, durability: Durability = "always", recent: int = 100_000) -> None:
+        self.clock = Clock()
+        self.disk = disk
+        self.news: list[str] = []
+        self.journal, recovered = Journal.open(disk, 7, T0, segment_bytes=1 << 14)
+        self.memory = MemoryBackend(self.clock, Zero(), None, recovered.states)
+        self.memory.recent.__init__(recent)  # type: ignore[misc]
+        self.backend = DurableBackend(
+            self.memory,
+            self.journal,
+            self.clock,
+            durability,
+            50,
+            None,
+            None,
+            lambda event, **_: self.news.append(event),
+        )
+        self.service = Service(self.backend, self.clock)
+        self.client = Client()
+
+    def say(self, event: str, **fields: str | int) -> None:
+        self.news.append(event)
+
+    def turn(self, *intents: Intent) -> list[Any]:
+        """One turn with these requests; their answers, or refusals."""
+        return asyncio.run(self.turn_async(*intents))
+
+    async def turn_async(self, *intents: Intent) -> list[Any]:
+        requests = [Request(self.client, intent) for intent in intents]
+        for request in requests:
+            self.service.submit(request)
+        await self.service.turn()
+        while self.service.has_work:
+            await self.service.turn()
+        return [o.answer if isinstance(o := request.outcome, Done) else o for request in requests]
+
+
+def syncs(disk: FaultyDisk) -> int:
+    return sum(call == "sync" for call, _ in disk.calls)
+
+
+def enqueues(count: int, size: int = 10) -> Sequence[Command]:
+    return [Enqueue("jobs", b"x" * size, task_id=f"t{number}") for number in range(count)]
+
+
+def test_always_syncs_once_for_everything_of_a_turn() -> None:
+    disk = FaultyDisk(SimDisk())
+    world = World(disk)
+    before = syncs(disk)
+    world.turn(*enqueues(100))
+    assert syncs(disk) == before + 1
+
+
+def test_always_answers_only_what_survives_a_power_cut() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    for number in range(20):
+        world.turn(Enqueue("jobs", b"x" * 700, task_id=f"t{number}"))
+        for seed in range(5):
+            assert f"t{number}" in World(disk.crash(seed)).memory.state_of("jobs").numbers
+
+
+def test_a_turn_of_reads_writes_and_syncs_nothing() -> None:
+    disk = FaultyDisk(SimDisk())
+    world = World(disk)
+    world.turn(*enqueues(3))
+    before = len(disk.calls)
+    world.turn(Peek("jobs", "ready", 10))
+    assert disk.calls[before:] == []
+
+
+def test_everysec_writes_before_the_reply_and_syncs_beside() -> None:
+    disk = FaultyDisk(SimDisk())
+    world = World(disk, "everysec")
+    before = syncs(disk)
+    world.turn(*enqueues(3))
+    assert syncs(disk) == before
+    assert len(World(disk.disk.kill()).memory.state_of("jobs").tasks) == 3
+    asyncio.run(world.backend._sync())
+    assert syncs(disk) == before + 1
+    assert world.journal.synced_sequence == 3
+
+
+def test_without_space_every_command_of_the_turn_is_refused_and_nothing_happened() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(*enqueues(2))
+    before, files = world.memory.state_of("jobs"), disk.files()
+    disk.space_bytes = sum(len(content) for content in files.values()) - 1
+    refused = world.turn(Enqueue("jobs", b"y" * 100_000), Fetch("jobs", 1000), Peek("jobs", "ready", 10))
+    assert [outcome.code for outcome in refused] == [IOERR] * 3
+    assert world.memory.state_of("jobs") is before, "the old state is still there, since it is immutable"
+    assert "log.refused" in world.news
+
+
+def test_reads_go_on_while_there_is_no_space_and_writes_again_afterwards() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(*enqueues(2))
+    disk.space_bytes = sum(len(content) for content in disk.files().values()) - 1
+    (refused,) = world.turn(Enqueue("jobs", b"y" * 100_000))
+    assert isinstance(refused, Refused)
+    (tasks,) = world.turn(Peek("jobs", "ready", 10))
+    assert [task.task_id for task in tasks] == ["t0", "t1"]
+    disk.space_bytes = None
+    world.turn(Enqueue("jobs", b"z", task_id="again"))
+    assert set(World(disk.crash(1)).memory.state_of("jobs").numbers) == {"t0", "t1", "again"}
+
+
+def test_a_waiter_is_not_served_by_a_turn_that_is_refused() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(FetchAny(("jobs",), 1000, block_ms=0))
+    disk.space_bytes = 1
+    world.turn(Enqueue("jobs", b"y" * 100_000))
+    assert world.memory.state_of("jobs").seq == 0
+
+
+def test_a_failed_sync_is_final() -> None:
+    disk = FaultyDisk(SimDisk(), only=("sync",))
+    world = World(disk)
+    disk.fail_at = disk.count + 1
+    with pytest.raises(LogFailed):
+        world.turn(*enqueues(1))
+    with pytest.raises(LogFailed):
+        world.turn(*enqueues(1))
+
+
+def test_a_failed_sync_beside_turns_stops_the_server() -> None:
+    disk = FaultyDisk(SimDisk(), only=("sync",))
+    world = World(disk, "everysec")
+    world.turn(*enqueues(1))
+    disk.fail_at = disk.count + 1
+    with pytest.raises(LogFailed):
+        asyncio.run(world.backend._sync())
+
+
+def test_everysec_refuses_changes_while_a_sync_stalls() -> None:
+    disk = SimDisk()
+    world = World(disk, "everysec")
+    world.turn(*enqueues(1))
+    held, began = threading.Event(), threading.Event()
+    real = world.journal._file.sync
+
+    def stalled() -> None:
+        began.set()
+        held.wait(10)
+        real()
+
+    world.journal._file.sync = stalled  # type: ignore[method-assign]
+
+    async def story() -> None:
+        syncing = asyncio.create_task(world.backend._sync())
+        await asyncio.to_thread(began.wait, 10)
+        world.clock.now += STALL_MS_MAX
+        (answer,) = await world.turn_async(Enqueue("jobs", b"", task_id="in time"))
+        assert answer == ["in time"]
+        world.clock.now += 1
+        (refused,) = await world.turn_async(Enqueue("jobs", b"", task_id="late"))
+        assert refused.code == IOERR
+        held.set()
+        await syncing
+        (answer,) = await world.turn_async(Enqueue("jobs", b"", task_id="again"))
+        assert answer == ["again"]
+
+    asyncio.run(story())
+    assert set(world.memory.state_of("jobs").numbers) == {"t0", "in time", "again"}
+
+
+def test_a_restart_keeps_leases_order_and_counters() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(*enqueues(5))
+    world.turn(Fetch("jobs", 1000), Fetch("jobs", 2000))
+    before = world.memory.state_of("jobs")
+    after = World(disk.crash(3)).memory.state_of("jobs")
+    for order in ("ready", "processing"):
+        assert list(after.order_of(order)) == list(before.order_of(order))
+    assert dict(after.tasks.items()) == dict(before.tasks.items())
+    assert (after.totals, after.last_token, after.seq) == (before.totals, before.last_token, before.seq)
+
+
+def test_a_snapshot_is_taken_when_the_log_has_grown_and_shortens_the_next_start() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(*enqueues(60))
+    asyncio.run(world.backend._snapshot())
+    assert "snapshot.written" in world.news
+    world.turn(Fetch("jobs", 1000))
+    _, recovered = Journal.open(disk.crash(0), 7, T0, segment_bytes=1 << 14)
+    assert (recovered.snapshot_sequence, recovered.events) == (60, 1)
+    assert list(recovered.states["jobs"].ready) == list(world.memory.state_of("jobs").ready)
+
+
+def test_a_clean_close_leaves_nothing_to_fold() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(*enqueues(5))
+    asyncio.run(world.backend.close())
+    _, recovered = Journal.open(disk.crash(0), 7, T0, segment_bytes=1 << 14)
+    assert recovered.events == 0
+    assert len(recovered.states["jobs"].tasks) == 5
+
+
+def cycle(world: World, task_id: str) -> None:
+    world.turn(Enqueue("jobs", b"x", task_id=task_id))
+    ((delivery,),) = world.turn(Fetch("jobs", 1000))
+    queue, number, token = split_lease_id(delivery.lease_id)
+    world.turn(Ack(queue, delivery.lease_id, number, token))
+
+
+def test_history_reads_the_log_where_memory_no_longer_reaches_back() -> None:
+    world = World(SimDisk(), recent=10)
+    for number in range(40):
+        cycle(world, f"t{number}")
+    (past,) = world.turn(ReadHistory("jobs", "t3"))
+    assert isinstance(past, Past)
+    assert [type(event) for event in past.events] == [Enqueued, Leased, Acked]
+    assert not past.cut
+
+
+def test_events_reads_the_log_where_memory_no_longer_reaches_back() -> None:
+    world = World(SimDisk(), recent=10)
+    for number in range(40):
+        cycle(world, f"t{number}")
+    (past,) = world.turn(ReadEvents("jobs", 5, 100))
+    assert [event.seq for event in past.events] == list(range(5, 105))
+
+
+def test_a_long_read_lets_others_go_first() -> None:
+    """It is advanced a slice a turn; a request of the same moment is answered in the first."""
+    world = World(SimDisk(), recent=1)
+    for start in range(0, 5000, 500):
+        world.turn(*[Enqueue("jobs", b"x", task_id=f"t{start + n}") for n in range(500)])
+
+    async def story() -> None:
+        slow = Request(world.client, ReadHistory("jobs", "nobody"))
+        quick = Request(world.client, Peek("jobs", "ready", 1))
+        world.service.submit(slow)
+        world.service.submit(quick)
+        await world.service.turn()
+        assert quick.outcome is not None
+        assert slow.outcome is None
+        while world.service.has_work:
+            await world.service.turn()
+        assert isinstance(slow.outcome, Refused)
+
+    asyncio.run(story())
+
+
+def test_a_reader_of_events_hears_of_them_when_they_are_committed_not_before() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    reader = Request(Client(), ReadEvents("jobs", 1, 10, 0))
+
+    async def story() -> None:
+        world.service.submit(reader)
+        await world.service.turn()
+        assert reader.outcome is None
+        disk.space_bytes = 1
+        await world.turn_async(Enqueue("jobs", b"y" * 100_000))
+        assert reader.outcome is None, "the turn was refused: there is no event"
+        disk.space_bytes = None
+        await world.turn_async(Enqueue("jobs", b"y"))
+
+    asyncio.run(story())
+    assert isinstance(reader.outcome, Done)
+    assert isinstance(reader.outcome.answer, Past)
+    assert [event.seq for event in reader.outcome.answer.events] == [1]
+
+
+def test_recent_events_are_bounded_and_their_index_with_them() -> None:
+    recent = Recent(events_max=10, payload_bytes_max=1000)
+    for seq in range(1, 101):
+        recent.add([Enqueued("jobs", seq, T0, seq, f"t{seq}", b"x" * 10)])
+    assert recent.horizon("jobs", 100) == 91
+    assert [event.seq for event in recent.since("jobs", 95, 3)] == [95, 96, 97]
+    assert recent.of_task("jobs", "t5") == []
+    assert len(recent.of_task("jobs", "t100")) == 1
+    recent.add([Enqueued("big", 1, T0, 1, "t", b"x" * 2000)])
+    assert recent.horizon("big", 1) == 2, "more payload than is kept at all"
+    assert recent.of_task("jobs", "t100") == []
+
+
+def test_reading_nothing_waits_only_if_asked() -> None:
+    world = World(SimDisk())
+    (past,) = world.turn(ReadEvents("jobs", 1, 10, UNSET))
+    assert past.events == []
+
+
+def test_commit_refused_is_not_raised_for_nothing() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    disk.space_bytes = 0
+    asyncio.run(world.backend.commit())
+    with pytest.raises(CommitRefused):
+        asyncio.run(refuse(world))
+
+
+async def refuse(world: World) -> None:
+    await world.backend.execute([Enqueue("jobs", b"y" * 100_000)])
+    await world.backend.commit()
