@@ -21,7 +21,9 @@ from typing import Final, NoReturn
 MAX_MS: Final = 30 * 24 * 60 * 60 * 1000
 """30 days: the longest lease, delay, block, TTL and dedup window [Limits]."""
 MAX_COUNT: Final = 1_000
-"""The largest COUNT, what REDRIVE and PEEK take without one, and the tasks of one go of due work [Limits, Time]."""
+"""The largest COUNT, what REDRIVE takes without one, and the tasks of one go of due work [Limits, Time]."""
+PEEK_COUNT: Final = 10
+"""What PEEK takes without COUNT [Order]."""
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 MAX_REASON_BYTES: Final = 1_024
 MAX_ID_BYTES: Final = 128
@@ -55,8 +57,16 @@ ENTRY_KEYS: Final = (
 SHOW_KEYS: Final = (
     *("task_id", "queue", "state", "payload", "priority", "attempts", "max_attempts", "deliveries", "expiries"),
     *("failures", "releases", "disconnects", "enqueued_ms", "due_ms", "expires_ms", "lease_id", "token"),
-    *("deadline_ms", "leased_ms", "last_reason", "dead_cause", "dead_reason", "dead_ms"),
+    *("deadline_ms", "leased_ms", "worker", "bound", "last_reason", "dead_cause", "dead_reason", "dead_ms"),
 )
+ARGUMENTS: Final = {
+    **{b"MOXY.ENQUEUE": (2, None), b"MOXY.MENQUEUE": (2, None), b"MOXY.FETCH": (2, None)},
+    **{b"MOXY.ACK": (1, 1), b"MOXY.MACK": (1, None), b"MOXY.NACK": (1, None), b"MOXY.EXTEND": (2, 2)},
+    **{b"MOXY.STATS": (1, 1), b"MOXY.PEEK": (1, None), b"MOXY.SHOW": (2, 2), b"MOXY.QUEUES": (0, None)},
+    **{b"MOXY.CONFIG": (1, None), b"MOXY.PAUSE": (1, 1), b"MOXY.RESUME": (1, 1), b"MOXY.REDRIVE": (1, None)},
+    **{b"MOXY.DELETE": (2, 2), b"MOXY.PURGE": (2, 2)},
+}
+"""Verb -> the least and most arguments it takes (None: no bound); any other number is ERR (docs/protocol.md)."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +102,15 @@ def _refuse(code: str) -> NoReturn:
 
 @dataclass
 class Lease:
-    """A live lease. `bound_to` is the client of a BOUND one, else None."""
+    """A live lease. `worker` is the client that fetched it; a `bound` one ends with the connection of that client."""
 
     lease_id: str
     deadline_ms: int
     leased_ms: int
-    bound_to: str | None
+    worker: str
+    bound: bool
+    order: int
+    """Which lease of all queues it is: what a disconnect releases, it releases in the order of leasing."""
 
 
 @dataclass(eq=False)
@@ -209,6 +222,10 @@ class Waiter:
     until_ms: int | None = None
 
 
+Check = Callable[[bytes], object]
+"""Refuses a value of an option that is not right."""
+
+
 def _text(raw: bytes) -> str:
     """UTF-8, or a syntax error."""
     try:
@@ -259,25 +276,63 @@ def _integer(raw: bytes, low: int, high: int, code: str = "ERR") -> int:
     return int(raw)
 
 
-def _options(args: list[bytes], valued: str = "", flags: str = "") -> dict[str, bytes]:
-    """Option words, case-insensitive, in any order, each at most once: word -> value (b"" for a flag)."""
+def _within(low: int, high: int, code: str = "ERR") -> Check:
+    return lambda raw: _integer(raw, low, high, code)
+
+
+def _reason(raw: bytes) -> str:
+    """The text of a NACK: at most 1,024 bytes of UTF-8 [Limits]."""
+    if len(raw) > MAX_REASON_BYTES:
+        _refuse("TOOBIG")
+    return _text(raw)
+
+
+def _lease_id(raw: bytes) -> str:
+    """QUEUE:NUMBER:TOKEN:NONCE; what is not of that shape was never a lease, and is refused before what follows it."""
+    lease_id = _lookup(raw)
+    if not re.fullmatch(r".*:[0-9]{1,19}:[0-9]{1,19}:[^:]*", lease_id, re.DOTALL):
+        _refuse("NOLEASE")
+    return lease_id
+
+
+def _state(raw: bytes) -> str:
+    """One of the four states that a task can rest in, in any case."""
+    state = _lookup(raw.lower())
+    if state not in ("ready", "scheduled", "processing", "dead"):
+        _refuse("ERR")
+    return state
+
+
+def _cursor(raw: bytes) -> None:
+    """Opaque: `0`, or one from an earlier reply, which begins with `>`."""
+    if raw != b"0" and not raw.startswith(b">"):
+        _refuse("ERR")
+
+
+def _options(args: list[bytes], valued: dict[str, Check], flags: str = "", either: str = "") -> dict[str, bytes]:
+    """Option words, case-insensitive, in any order, each at most once: word -> value (b"" for a flag).
+
+    Checked from left to right, so what is wrong first is what is refused. Of the words in `either` only one may come.
+    """
     given: dict[str, bytes] = {}
     rest = list(args)
     while rest:
         word = _lookup(rest.pop(0).upper())
-        if word in given:
+        if word in given or (word in either.split() and any(other in given for other in either.split())):
             _refuse("ERR")
         if word in flags.split():
             given[word] = b""
-        elif word in valued.split() and rest:
+        elif word in valued and rest:
             given[word] = rest.pop(0)
+            valued[word](given[word])
         else:
             _refuse("ERR")
     return given
 
 
-def _optional(given: dict[str, bytes], word: str, low: int, high: int, code: str = "ERR") -> int | None:
-    return _integer(given[word], low, high, code) if word in given else None
+def _optional(given: dict[str, bytes], word: str) -> int | None:
+    """The number that came with an option; it is checked already."""
+    return int(given[word]) if word in given else None
 
 
 class Model:
@@ -289,6 +344,8 @@ class Model:
         self.queues: dict[str, Queue] = {}
         self.waiters: list[Waiter] = []
         self.answers: list[tuple[str, Reply]] = []
+        self.leases = 0
+        """How many leases there have been, over all queues."""
 
     # What the machine drives
 
@@ -317,6 +374,9 @@ class Model:
         if name.upper() in (b"MOXY.INFO", b"MOXY.HISTORY", b"MOXY.WHY", b"MOXY.EVENTS"):
             raise NotImplementedError(f"{name!r} is not modelled")
         if name.upper() not in handlers:
+            return Refusal("ERR")
+        least, most = ARGUMENTS[name.upper()]
+        if not least <= len(args) <= (len(args) if most is None else most):
             return Refusal("ERR")
         try:
             reply = handlers[name.upper()](args, now_ms)
@@ -350,13 +410,20 @@ class Model:
         return answers
 
     def disconnect(self, client: str, now_ms: int) -> None:
-        """A connection closed: its waiter goes first, then its BOUND leases are released, charged [Lease]."""
+        """A connection closed: its waiter goes first, then its BOUND leases are released, charged [Lease].
+
+        One after the other in the order of leasing, and each goes to who waits for it before the next is released.
+        """
         self.waiters = [waiter for waiter in self.waiters if waiter.client != client]
-        for queue in self.queues.values():
-            for task in sorted(queue.in_state("processing"), key=lambda task: task.token):
-                if task.lease and task.lease.bound_to == client:
-                    self._release(queue, task, "disconnect", queue.now(now_ms))
-        self._serve_waiters(now_ms)
+        held = [
+            (task.lease.order, queue, task)
+            for queue in self.queues.values()
+            for task in queue.in_state("processing")
+            if task.lease and task.lease.bound and task.lease.worker == client
+        ]
+        for _, queue, task in sorted(held, key=lambda entry: entry[0]):
+            self._release(queue, task, "disconnect", queue.now(now_ms))
+            self._serve_waiters(now_ms)
 
     def undeliver(self, lease_id: str, now_ms: int) -> None:
         """The reply that carried this lease could not be written: released, uncharged. A void lease: nothing [I4]."""
@@ -407,14 +474,25 @@ class Model:
     def _enqueue(self, args: list[bytes], now_ms: int) -> Reply:
         """ENQUEUE queue payload [ID] [PRIORITY] [DELAY] [TTL] [MAXATTEMPTS] [LEASE] [DEDUP]."""
         queue, payload = self._queue(_queue_name(args[0])), _payload(args[1])
-        given = _options(args[2:], valued="ID PRIORITY DELAY TTL MAXATTEMPTS LEASE DEDUP")
+        given = _options(
+            args[2:],
+            {
+                "ID": _task_id,
+                "PRIORITY": _within(0, 9),
+                "DELAY": _within(0, MAX_MS),
+                "TTL": _within(1, MAX_MS),
+                "MAXATTEMPTS": _within(0, MAX_POLICY_NUMBER),
+                "LEASE": _within(1, MAX_MS, "BADTIMEOUT"),
+                "DEDUP": _within(1, MAX_MS),
+            },
+        )
         task_id = _task_id(given["ID"]) if "ID" in given else None
-        priority = _optional(given, "PRIORITY", 0, 9) or 0
-        delay_ms = _optional(given, "DELAY", 0, MAX_MS) or 0
-        ttl_ms = _optional(given, "TTL", 1, MAX_MS)
-        own_max_attempts = _optional(given, "MAXATTEMPTS", 0, MAX_POLICY_NUMBER)
-        own_lease_ms = _optional(given, "LEASE", 1, MAX_MS, "BADTIMEOUT")
-        dedup_ms = _optional(given, "DEDUP", 1, MAX_MS)
+        priority = _optional(given, "PRIORITY") or 0
+        delay_ms = _optional(given, "DELAY") or 0
+        ttl_ms = _optional(given, "TTL")
+        own_max_attempts = _optional(given, "MAXATTEMPTS")
+        own_lease_ms = _optional(given, "LEASE")
+        dedup_ms = _optional(given, "DEDUP")
         if dedup_ms is not None and task_id is None:
             _refuse("ERR")
         at_ms = queue.now(now_ms)
@@ -460,13 +538,14 @@ class Model:
         timeout_ms = None if timeout.upper() == b"DEFAULT" else _integer(timeout, 1, MAX_MS, "BADTIMEOUT")
         words = [option.upper() for option in options]
         before_with = options[: words.index(b"WITH")] if b"WITH" in words else options
-        given = _options(before_with, valued="COUNT BLOCK", flags="BOUND")
-        count = _optional(given, "COUNT", 1, MAX_COUNT) or 1
-        block_ms = _optional(given, "BLOCK", 0, MAX_MS)
+        given = _options(before_with, {"COUNT": _within(1, MAX_COUNT), "BLOCK": _within(0, MAX_MS)}, flags="BOUND")
+        count = _optional(given, "COUNT") or 1
+        block_ms = _optional(given, "BLOCK")
         if b"WITH" in words:
             names += [_queue_name(name) for name in options[len(before_with) + 1 :]] or _refuse("ERR")
         fetch = Waiter(client, names, count, timeout_ms, "BOUND" in given)
         self._do_due_work(names, now_ms)
+        self._serve_waiters(now_ms)  # what became ready by that is for who waited before
         entries = self._lease_for(fetch, now_ms)
         if not entries and block_ms is not None:
             fetch.until_ms = now_ms + block_ms if block_ms else None
@@ -491,7 +570,8 @@ class Model:
         queue.last_token += 1
         timeout_ms = fetch.timeout_ms or task.own_lease_ms or queue.policy["lease_ms"]
         lease_id = f"{queue.name}:{task.number}:{queue.last_token}:{NONCE}"
-        task.lease = Lease(lease_id, at_ms + timeout_ms, at_ms, fetch.client if fetch.bound else None)
+        self.leases += 1
+        task.lease = Lease(lease_id, at_ms + timeout_ms, at_ms, fetch.client, fetch.bound, self.leases)
         task.state, task.token, task.deliveries = "processing", queue.last_token, task.deliveries + 1
         self._record(queue, "Leased", at_ms)
 
@@ -506,7 +586,7 @@ class Model:
 
     def _held(self, raw: bytes, now_ms: int) -> tuple[Queue, Task, Lease, int]:
         """Queue, task, live lease and time in the queue, or NOLEASE [I4]. An overdue lease is live until expired."""
-        for queue, task in self._holders(_lookup(raw)):
+        for queue, task in self._holders(_lease_id(raw)):
             if task.lease:
                 return queue, task, task.lease, queue.now(now_ms)
         _refuse("NOLEASE")
@@ -529,6 +609,7 @@ class Model:
 
     def _extend(self, args: list[bytes], now_ms: int) -> Reply:
         """EXTEND lease_id ms: counts from now, never moves a deadline earlier, is refused past `max_hold_ms`."""
+        _lease_id(args[0])
         extend_ms = _integer(args[1], 1, MAX_MS, "BADTIMEOUT")
         queue, _, lease, at_ms = self._held(args[0], now_ms)
         if at_ms + extend_ms <= lease.deadline_ms:
@@ -544,13 +625,12 @@ class Model:
 
     def _nack(self, args: list[bytes], now_ms: int) -> Reply:
         """NACK lease_id [DELAY ms] [REASON text] [FATAL | RELEASE]; DELAY and REASON belong to a charged failure."""
-        given = _options(args[1:], valued="DELAY REASON", flags="FATAL RELEASE")
-        delay_ms = _optional(given, "DELAY", 0, MAX_MS)
-        if len(given.get("REASON", b"")) > MAX_REASON_BYTES:
-            _refuse("TOOBIG")
-        reason = _text(given.get("REASON", b""))
+        _lease_id(args[0])
+        checks = {"DELAY": _within(0, MAX_MS), "REASON": _reason}
+        given = _options(args[1:], checks, flags="FATAL RELEASE", either="FATAL RELEASE")
+        delay_ms, reason = _optional(given, "DELAY"), _text(given.get("REASON", b""))
         fatal, release = "FATAL" in given, "RELEASE" in given
-        if (fatal and release) or ("DELAY" in given and (fatal or release)) or ("REASON" in given and release):
+        if ("DELAY" in given and (fatal or release)) or ("REASON" in given and release):
             _refuse("ERR")
         queue, task, _, at_ms = self._held(args[0], now_ms)
         if release:
@@ -644,8 +724,9 @@ class Model:
         queue = self._queue(_queue_name(args[0]))
         if len(args) == 1:
             return dict(queue.policy)
-        given = _options(args[1:], valued=" ".join(POLICY).upper())
-        wanted = {word.lower(): _integer(value, *POLICY[word.lower()][1:]) for word, value in given.items()}
+        checks = {name.upper(): _within(low, high) for name, (_, low, high) in POLICY.items()}
+        given = _options(args[1:], checks)
+        wanted = {word.lower(): int(value) for word, value in given.items()}
         if any(queue.policy[name] != value for name, value in wanted.items()):
             queue.policy.update(wanted)
             self._record(queue, "QueueConfigured", queue.now(now_ms))
@@ -668,12 +749,10 @@ class Model:
     def _redrive(self, args: list[bytes], now_ms: int) -> Reply:
         """REDRIVE queue [COUNT n | ID id]: dead tasks, oldest death first, ready at new places with 0 attempts."""
         queue = self._queue(_queue_name(args[0]))
-        given = _options(args[1:], valued="COUNT ID")
-        if len(given) > 1:
-            _refuse("ERR")
-        dead = queue.in_state("dead")[: _optional(given, "COUNT", 1, MAX_COUNT) or MAX_COUNT]
+        given = _options(args[1:], {"COUNT": _within(1, MAX_COUNT), "ID": _lookup}, either="COUNT ID")
+        dead = queue.in_state("dead")[: _optional(given, "COUNT") or MAX_COUNT]
         if "ID" in given:
-            task_id = _task_id(given["ID"])
+            task_id = _lookup(given["ID"])
             dead = [task for task in queue.in_state("dead") if task.task_id == task_id] or _refuse("NOTASK")
         at_ms = queue.now(now_ms)
         for task in dead:
@@ -697,11 +776,9 @@ class Model:
 
     def _purge(self, args: list[bytes], now_ms: int) -> Reply:
         """PURGE queue ready|scheduled|dead: every task of the state in one event; none of it, no event."""
-        queue, state = self._queue(_queue_name(args[0])), _lookup(args[1].lower())
+        queue, state = self._queue(_queue_name(args[0])), _state(args[1])
         if state == "processing":
             _refuse("LEASED")
-        if state not in ("ready", "scheduled", "dead"):
-            _refuse("ERR")
         tasks = queue.in_state(state)
         if tasks:
             self._record(queue, "Purged", queue.now(now_ms))
@@ -727,11 +804,8 @@ class Model:
     def _peek(self, args: list[bytes], now_ms: int) -> Reply:
         """PEEK queue [STATE ready|scheduled|processing|dead] [COUNT n]."""
         queue = self._queue(_queue_name(args[0]))
-        given = _options(args[1:], valued="STATE COUNT")
-        state = _lookup(given.get("STATE", b"ready").lower())
-        if state not in ("ready", "scheduled", "processing", "dead"):
-            _refuse("ERR")
-        count = _optional(given, "COUNT", 1, MAX_COUNT) or MAX_COUNT
+        given = _options(args[1:], {"STATE": _state, "COUNT": _within(1, MAX_COUNT)})
+        state, count = _state(given.get("STATE", b"ready")), _optional(given, "COUNT") or PEEK_COUNT
         return [self._fields(queue, task, ENTRY_KEYS) for task in queue.in_state(state)[:count]]
 
     def _show(self, args: list[bytes], now_ms: int) -> Reply:
@@ -741,8 +815,7 @@ class Model:
 
     def _queues(self, args: list[bytes], now_ms: int) -> Reply:
         """QUEUES [MATCH glob] [COUNT n] [CURSOR c]: all names at once, so the cursor is always 0."""
-        given = _options(args, valued="MATCH COUNT CURSOR")
-        _optional(given, "COUNT", 1, MAX_COUNT)
+        given = _options(args, {"MATCH": _lookup, "COUNT": _within(1, MAX_COUNT), "CURSOR": _cursor})
         pattern = _lookup(given.get("MATCH", b"*"))
         return ["0", sorted(name for name in self.queues if fnmatch.fnmatchcase(name, pattern))]
 
@@ -755,5 +828,7 @@ class Model:
             "lease_id": task.lease.lease_id if task.lease else None,
             "deadline_ms": task.deadline_ms,
             "leased_ms": task.lease.leased_ms if task.lease else None,
+            "worker": task.lease.worker if task.lease else None,
+            "bound": task.lease is not None and task.lease.bound,
         }
         return {key: known[key] for key in keys}

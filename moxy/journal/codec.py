@@ -61,13 +61,13 @@ def decode(payload: bytes) -> list[AnyEvent]:
         raise Undecodable(f"it holds no events of version {payload[0]}: {e}") from None
 
 
-def upcast(event: Raw, version: int, upcasters: Mapping[int, Callable[[Raw], Raw]], newest: int) -> Raw:
-    """`event` brought from `version` to `newest`, step by step. Raises Undecodable when a step is missing."""
+def upcast(events: list[Raw], version: int, upcasters: Mapping[int, Callable[[Raw], Raw]], newest: int) -> list[Raw]:
+    """`events` brought from `version` to `newest`, step by step. Raises Undecodable when a step is missing."""
     for step in range(version, newest):
         if step not in upcasters:
             raise Undecodable(f"version {step} is not known here")
-        event = upcasters[step](event)
-    return event
+        events = [upcasters[step](event) for event in events]
+    return events
 
 
 def _decode_old(payload: bytes) -> list[AnyEvent]:
@@ -77,5 +77,4 @@ def _decode_old(payload: bytes) -> list[AnyEvent]:
     if version > SCHEMA_VERSION:
         raise Undecodable(f"its events have version {version}, this program knows {SCHEMA_VERSION}", too_new=True)
     raw = msgspec.msgpack.decode(memoryview(payload)[1:], type=list[list[Any]])
-    events = [upcast(event, version, UPCASTERS, SCHEMA_VERSION) for event in raw]
-    return msgspec.convert(events, list[AnyEvent])
+    return msgspec.convert(upcast(raw, version, UPCASTERS, SCHEMA_VERSION), list[AnyEvent])

@@ -7,12 +7,13 @@ A record is a header with a checksum of its own, the payload, and 1 to 8 bytes 0
 checksum starts from that of the record before, so that a sound record in another's place is found out; the header's
 starts from the log's id, a random number, so that nothing a client sends can look like a record.
 
-Torn or damaged? A crash leaves of an append: all of it, a short file, or sectors of 512 bytes that are still zero,
-since files are zeroed ahead. So a record that fails its checksum is torn when it is short, or when more of its sectors
-are zero than were zero when it was written (the header has that count); anything else is damage. Because of the
-padding no last sector is written as zero. Many records may be in flight when the power fails, and the disk may have
-written a later one first: each header says up to which sequence the log was known to be durable when it was written,
-and only a record that no later one proves to have been durable may be called torn.
+Torn or damaged? A crash leaves of an append: all of it, a part of it in a file that ends there or is zero from there
+on, or all but some sectors of 512 bytes that are still zero, since files are zeroed ahead. So a record that fails its
+checksum is torn when it is short, when nothing but zeros follows before its last byte (which is never zero), or when
+more of its sectors are zero than were zero when it was written (the header has that count); anything else is damage.
+Many records may be in flight when the power fails, and the disk may have written a later one first: each header says
+up to which sequence the log was known to be durable when it was written, and only a record that no later one proves to
+have been durable may be called torn.
 See Alagappan et al., Protocol-Aware Recovery, FAST'18, and the isTornEntry of etcd's wal for where this comes from.
 """
 
@@ -157,6 +158,8 @@ def read(data: bytes, place: Place, log_id: int) -> Outcome:
     if crc32(body, place.chain) == header.checksum:
         after = Place(end, place.sequence + header.count, header.checksum)
         return Record(header.sequence, header.count, header.synced, body[: header.length_bytes], after)
+    if is_zero(data, end - 1):
+        return Torn("its last record was not written to its end")
     if _zero_pieces(data, place.at_bytes, end) > header.zero_sectors:
         return _unless_proven_durable(data, place, log_id, "its last record is torn: sectors of it were never written")
     return Damaged("the checksum of a complete record is wrong")
@@ -178,7 +181,7 @@ def later_records(data: bytes, place: Place, log_id: int) -> list[tuple[int, int
 
 def _header(data: bytes, at: int, log_id: int) -> _Header | None:
     """The header at that offset, if there is a sound one."""
-    if len(data) - at < HEADER_BYTES or data[at : at + 4] != RECORD_MAGIC:
+    if len(data) - at < HEADER_BYTES or data[at : at + len(RECORD_MAGIC)] != RECORD_MAGIC:
         return None
     if _CHECKSUM.unpack_from(data, at + _HEADER.size)[0] != crc32(data[at : at + _HEADER.size], log_id):
         return None
@@ -191,11 +194,12 @@ def _no_header(data: bytes, place: Place, log_id: int) -> Outcome:
     at = place.at_bytes
     if is_zero(data, at):
         return End()
-    magic = data[at : at + 4]
-    if magic != RECORD_MAGIC[: len(magic)] and any(magic):
+    if not RECORD_MAGIC.startswith(data[at : at + len(RECORD_MAGIC)].rstrip(b"\0")):
         return Damaged("this is not the beginning of a record")
     if len(data) - at < HEADER_BYTES:
         return _unless_proven_durable(data, place, log_id, "its last record is cut short")
+    if is_zero(data, at + HEADER_BYTES - 1):
+        return Torn("its last record was not written to its end")
     if _zero_pieces(data, at, at + HEADER_BYTES):
         return _unless_proven_durable(data, place, log_id, "its last record is torn: its header was never written")
     return Damaged("the checksum of a record's header is wrong")

@@ -29,6 +29,7 @@ from moxy.journal.errors import HorizonPassed, LogFailed, LogRefused
 from moxy.journal.frames import Head, Place
 from moxy.journal.recovery import Progress, Recovered
 from moxy.journal.segments import SNAPSHOT_SUFFIX, UNFINISHED_SUFFIX, Segment
+from moxy.journal.snapshots import Breathe
 
 SEGMENT_BYTES: Final = 64 << 20
 MARK_EVERY_BYTES: Final = 1 << 16
@@ -213,10 +214,13 @@ class Journal:
         assert not self._gathered, "flush first: the states hold events that the log does not"
         return Mark(self.last_sequence, self._place.chain, self._logged_bytes)
 
-    def write_snapshot(self, states: Mapping[str, QueueState], mark: Mark, created_ms: int) -> str:
+    def write_snapshot(
+        self, states: Mapping[str, QueueState], mark: Mark, created_ms: int, breathe: Breathe | None = None
+    ) -> str:
         """Make a snapshot of the immutable `states` durable, and return its name; "" when there is one already.
 
-        Blocking, for a thread. Raises LogRefused when it could not be written (the log goes on without), LogFailed.
+        Blocking, for a thread, which may `breathe` between two chunks. Raises LogRefused when it could not be written
+        (the log goes on without), LogFailed.
         """
         self._check()
         if mark.sequence <= self._snapshot.sequence:
@@ -224,7 +228,8 @@ class Journal:
         if self._synced < mark.sequence:
             self.sync()
         try:
-            name = snapshots.write(self._disk, states, Head(self._log_id, mark.sequence, created_ms, mark.chain))
+            head = Head(self._log_id, mark.sequence, created_ms, mark.chain)
+            name = snapshots.write(self._disk, states, head, breathe)
         except OSError as e:
             raise LogRefused(f"the snapshot could not be written: {e}") from e
         except LogFailed as e:

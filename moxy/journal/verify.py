@@ -34,7 +34,7 @@ class Report(msgspec.Struct, frozen=True):
     """What came of it. `findings` are sentences about what is wrong; `notes` about what is not, but worth knowing.
 
     `horizon` is the oldest event in the log, `folded_from` the first one that was folded: later than the horizon when
-    the log begins in the middle, since a state to fold onto is only had from a snapshot. `states_digest` is that of
+    the log begins in the middle, since a state to fold onto is only had from a snapshot. `digest` is that of
     the states after `last_sequence`.
     """
 
@@ -71,7 +71,9 @@ def verify(disk: Disk, every_step: bool = True) -> Report:
     states: dict[str, QueueState] = {}
     covered = horizon - 1
     checked = records = events = steps = 0
+    chain: int | None = 0
     if horizon > 1:
+        chain = None
         base = _first_sound(disk, [pair for pair in kept if pair[0] >= horizon - 1])
         if base is None:
             findings.append(f"the log begins with sequence {horizon} and no sound snapshot reaches it")
@@ -79,7 +81,9 @@ def verify(disk: Disk, every_step: bool = True) -> Report:
         else:
             states, covered = dict(base.states), base.head.sequence
             notes.append(f"the log begins with sequence {horizon}: folded from {base.name} on")
-    walk = Walk(disk, log, 0 if horizon == 1 else None)
+            chain = base.head.chain if covered == horizon - 1 else None
+            kept = [pair for pair in kept if pair[0] >= horizon]
+    walk = Walk(disk, log, chain)
     try:
         for segment, record in walk:
             if record.sequence <= covered:

@@ -86,12 +86,19 @@ class Parser:
     def feed(self, data: bytes) -> list[list[bytes]]:
         """The commands that `data` completes, in order."""
         commands: list[list[bytes]] = []
-        if self.fault is not None:
-            return commands
+        if self.fault is None:
+            self._take(data, commands)
+        return commands
+
+    def _take(self, data: bytes, commands: list[list[bytes]]) -> None:
+        """Parse what is held and `data`, once that is worth it; hold what is not used.
+
+        Apart from `feed`: mypy, and so mypyc, believes an attribute that was None to stay so in the same function.
+        """
         if self._held:
             self._held += data
             if len(self._held) < self._need_bytes and not (self._in_line and b"\n" in data):
-                return commands
+                return
             data = bytes(self._held)
         pos = self._parse(data, commands)
         if self.fault is not None:
@@ -100,7 +107,6 @@ class Parser:
             self._held = bytearray(data[pos:])
         elif self._held:
             self._held = bytearray()
-        return commands
 
     def _parse(self, data: bytes, commands: list[list[bytes]]) -> int:
         """Append the commands that are complete; the offset of the first byte not used.

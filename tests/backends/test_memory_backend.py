@@ -214,11 +214,14 @@ def test_an_unknown_queue_shows_the_policy_it_would_be_born_with() -> None:
 
 
 def test_expire_touches_only_queues_where_something_is_due() -> None:
-    q = Queues()
+    ids = CountingIds()
+    q = Queues(ids=ids)
     for i in range(10):
         q.do(Enqueue(f"q{i}", b"x", delay_ms=10 * (i + 1)))
     before = {f"q{i}": q.backend.state_of(f"q{i}") for i in range(10)}
+    drawn = ids.drawn
     assert [event.queue for event in q.expire(35)] == ["q0", "q1", "q2"]
+    assert ids.drawn - drawn <= 3, "a queue where nothing is due is not even asked"
     assert all(q.backend.state_of(f"q{i}") is before[f"q{i}"] for i in range(3, 10))
     assert q.backend.next_due_ms() == T0 + 40
 

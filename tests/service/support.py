@@ -79,7 +79,9 @@ class WatchedBackend:
     commit take a moment, as one on a disk does.
     """
 
-    def __init__(self, clock: FakeClock, ids: ZeroIds | CountingIds | None = None, policy: Policy | None = None) -> None:
+    def __init__(
+        self, clock: FakeClock, ids: ZeroIds | CountingIds | None = None, policy: Policy | None = None
+    ) -> None:
         self.memory = MemoryBackend(clock, ids or ZeroIds(), policy)
         self.log: list[str] = []
         self.refusing = ""
@@ -121,11 +123,8 @@ class WatchedBackend:
         await self.memory.commit()
         self._kept = self._parts()
 
-    async def close(self) -> None:
-        await self.memory.close()
-
-    def describe(self) -> dict[str, str | int]:
-        return self.memory.describe()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.memory, name)
 
 
 def drive(work: Awaitable[T]) -> T:

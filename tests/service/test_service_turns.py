@@ -17,7 +17,6 @@ from moxy.core.commands import (
     Stats,
 )
 from moxy.core.events import Acked, Enqueued, Leased
-from moxy.service import Service
 from tests.service.support import (
     NONCE,
     T0,
@@ -226,17 +225,6 @@ def test_a_fetch_goes_round_a_paused_queue() -> None:
     assert payloads(request) == [b"b1"]
 
 
-def test_a_queue_named_twice_is_no_trouble() -> None:
-    w = World()
-    (request,) = w.ask(None, Enqueue("a", b"a1"), fetch("a", "a", count=2))[1:]
-    w.turn()
-    assert payloads(request) == [b"a1"]
-    waiter = w.wait("a", "a", block_ms=10)
-    w.at(10).turn()
-    assert answer(waiter) is None
-    assert w.leftovers() == {}
-
-
 # MACK
 
 
@@ -261,7 +249,7 @@ def test_queues_pages_through_every_queue_once_while_others_are_created() -> Non
     w.turn()
     seen: list[str] = []
     cursor, created = "", 0
-    while True:
+    for _ in range(50):
         page = w.say(ListQueues("*", 7, cursor))
         assert len(page.names) <= 7
         seen += page.names
@@ -325,8 +313,9 @@ def test_match_looks_at_count_names_and_the_cursor_goes_on_over_misses() -> None
     w = World()
     w.ask(None, *[Enqueue(f"q{i}", b"") for i in range(9)])
     w.turn()
-    pages, cursor = [], ""
-    while not pages or cursor:
+    pages: list[list[str]] = []
+    cursor = ""
+    while (not pages or cursor) and len(pages) < 9:
         page = w.say(ListQueues("q8", 3, cursor))
         pages.append(page.names)
         cursor = page.cursor
@@ -369,10 +358,3 @@ def test_the_answer_of_a_request_is_a_done_with_the_events_it_made() -> None:
     turn = w.turn()
     assert isinstance(request.outcome, Done)
     assert list(request.outcome.events) == turn.events
-
-
-def test_two_services_share_nothing() -> None:
-    one, other = World(), World()
-    one.say(Enqueue("jobs", b"a"))
-    assert isinstance(other.service, Service)
-    assert other.say(ListQueues("*", 10, "")).names == []

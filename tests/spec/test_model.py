@@ -1081,6 +1081,8 @@ def test_show_has_every_field_in_its_order(talk: Talk) -> None:
         ("token", 1),
         ("deadline_ms", 1_110),
         ("leased_ms", 1_010),
+        ("worker", "c1"),
+        ("bound", False),
         ("last_reason", None),
         ("dead_cause", None),
         ("dead_reason", None),

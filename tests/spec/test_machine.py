@@ -1,0 +1,164 @@
+"""Every system in lock-step with the model, and the proof that the machine can fail.
+
+What lives here: the quick and the deep profile over all adapters, and faults planted into the running code that the
+machine must catch with a readable transcript. What must not live here: rules or expectations; those are in `spec`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from moxy import service
+from moxy.core import decider, reducer
+from moxy.core.commands import Ack, Fetch, LeaseCommand, Nack
+from moxy.core.decider import Decision
+from moxy.core.events import Failed, Requeued
+from moxy.core.state import Lease, QueueState, Task, place_of
+from spec.adapters import SYSTEMS, CoreSystem, ServiceSystem
+from spec.machine import check
+from spec.system import SystemFactory
+
+QUICK = {
+    "core": 250,
+    "memory": 400,
+    "connection-resp2": 150,
+    "connection-resp3": 150,
+    "socket-resp2": 60,
+    "socket-resp3": 60,
+}
+DEEP = {name: examples * 20 for name, examples in QUICK.items()}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_does_what_the_model_does(name: str) -> None:
+    report = check(SYSTEMS[name], QUICK[name], at_seed=1 + list(SYSTEMS).index(name))
+    assert report.failure is None, report.format()
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_does_what_the_model_does_in_thousands_of_programs(name: str) -> None:
+    report = check(SYSTEMS[name], DEEP[name], at_seed=101 + list(SYSTEMS).index(name), steps=60)
+    print(report.format())  # noqa: T201 - the report is what one runs this for: pytest -m deep -s
+    assert report.failure is None, report.format()
+    assert report.missing == [], "something never ran: the machine does not test what it says"
+
+
+# Planted faults
+
+
+def deadline_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    fetch = decider._fetch
+    patch.setitem(decider._RULES, Fetch, lambda d, c: fetch(d, replace(c, lease_ms=c.lease_ms and c.lease_ms + 1)))
+
+
+def expiry_one_late(patch: pytest.MonkeyPatch) -> None:
+    due_work = decider._do_due_work
+
+    def late(d: Any) -> int:
+        first = d.state.processing.first()
+        return 0 if first and first[0] == d.now_ms else due_work(d)
+
+    patch.setattr(decider, "_do_due_work", late)
+
+
+def ack_ignores_its_lease(patch: pytest.MonkeyPatch) -> None:
+    def held_by_anybody(state: QueueState, command: LeaseCommand) -> tuple[Task, Lease]:
+        task = state.tasks.get(command.number)
+        if task is None or task.lease is None:
+            decider._refuse_void(state, task, command)
+        return task, task.lease
+
+    ack, held = decider._ack, decider._held
+
+    def careless_ack(d: Any, c: Ack) -> Any:
+        _, lease = held_by_anybody(d.state, c)
+        assert held
+        return ack(d, replace(c, lease_id=lease.lease_id))
+
+    patch.setitem(decider._RULES, Ack, careless_ack)
+
+
+def attempt_not_counted(patch: pytest.MonkeyPatch) -> None:
+    failed = reducer._EFFECTS[Failed]
+
+    def forgetful(state: QueueState, event: Failed) -> QueueState:
+        after = failed(state, event)
+        task = after.tasks[event.number]
+        less = replace(task, tally=replace(task.tally, attempts=task.tally.attempts - 1))
+        return replace(after, tasks=after.tasks.set(event.number, less))
+
+    patch.setitem(reducer._EFFECTS, Failed, forgetful)
+
+
+def requeued_at_the_end(patch: pytest.MonkeyPatch) -> None:
+    requeued = reducer._EFFECTS[Requeued]
+
+    def behind_the_backlog(state: QueueState, event: Requeued) -> QueueState:
+        after = requeued(state, event)
+        task = after.tasks[event.number]
+        moved = replace(task, place=after.next_number)
+        order = "scheduled" if event.due_ms else "ready"
+        kept = getattr(after, order).remove(place_of(task)).add(place_of(moved))
+        return replace(after, tasks=after.tasks.set(event.number, moved), **{order: kept})
+
+    patch.setitem(reducer._EFFECTS, Requeued, behind_the_backlog)
+
+
+def dedup_window_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(QueueState, "knows", lambda self, task_id, now_ms: task_id in self.numbers)
+
+
+def wake_up_lost(patch: pytest.MonkeyPatch) -> None:
+    wakes = service._makes_ready
+    patch.setattr(service, "_makes_ready", lambda event: not isinstance(event, Requeued) and wakes(event))
+
+
+def token_reused(patch: pytest.MonkeyPatch) -> None:
+    real = decider.decide
+
+    def forgetful(state: QueueState, command: Any, now_ms: int, seed: int) -> Decision:
+        decision = real(state, command, now_ms, seed)
+        if isinstance(command, Nack):
+            decision = replace(decision, state=replace(decision.state, last_token=decision.state.last_token - 1))
+        return decision
+
+    patch.setattr("moxy.backends.memory.decide", forgetful)
+
+
+def bound_lease_not_released(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(service.Service, "disconnected", lambda self, client: None)
+
+
+Fault = Callable[[pytest.MonkeyPatch], None]
+
+FAULTS: list[tuple[Fault, SystemFactory, str]] = [
+    (deadline_off_by_one, CoreSystem, "FETCH"),
+    (expiry_one_late, ServiceSystem, "FETCH"),
+    (ack_ignores_its_lease, CoreSystem, "ACK"),
+    (attempt_not_counted, CoreSystem, "NACK"),
+    (requeued_at_the_end, ServiceSystem, "FETCH"),
+    (dedup_window_ignored, CoreSystem, "DEDUP"),
+    (wake_up_lost, ServiceSystem, "BLOCK"),
+    (token_reused, ServiceSystem, "NACK"),
+    (bound_lease_not_released, ServiceSystem, "disconnects"),
+]
+
+
+@pytest.mark.parametrize(("fault", "factory", "word"), FAULTS, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_planted_fault_is_caught_with_a_short_transcript(
+    fault: Fault, factory: SystemFactory, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch)
+    report = check(factory, 2_000, at_seed=7)
+    assert report.failure is not None, "the machine did not notice"
+    told = report.format()
+    print(told)  # noqa: T201 - shown by pytest -s, and when this fails
+    steps = re.findall(r"^(?:c\d>|c\d disc|\d+ ms|the reply with)", report.failure, re.MULTILINE)
+    assert len(steps) <= 12, f"not a short program:\n{told}"
+    assert word in report.failure
+    assert "by the model: " in report.failure or "the system raises" in report.failure
