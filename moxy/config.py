@@ -3,6 +3,7 @@
 Lives here: the settings, their ranges and how they are written. Must not: act on them.
 """
 
+import re
 from typing import Final
 
 import msgspec
@@ -39,10 +40,11 @@ class ServeConfig(msgspec.Struct, frozen=True):
 
 def parse_address(text: str) -> tuple[str, int]:
     """`HOST:PORT`, `:PORT` (this machine) or `[IPV6]:PORT`. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
         raise ConfigError(f"an address is HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:6380, not {text!r}")
-    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+    return match["ipv6"] or match["host"] or "127.0.0.1", int(match["port"])
 
 
+_ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Za-z:.%]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 MAX_ATTEMPTS_RANGE: Final = RANGES["max_attempts"]

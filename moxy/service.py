@@ -47,6 +47,10 @@ from moxy.core.events import (
 )
 from moxy.core.ids import split_lease_id
 from moxy.core.ordered import EMPTY, Key
+from moxy.core.policy import COUNT_MAX
+
+_QUIET_MS: Final = 100
+"""How long due work and releases rest after a turn that the log refused."""
 
 
 class Client(Protocol):
@@ -103,7 +107,10 @@ class Service:
         self._waiters: dict[int, _Waiter] = {}
         self._timeouts = EMPTY
         self._arrivals = 0
+        self._newcomers: list[int] = []
         self._woken: dict[str, None] = {}
+        self._retries: list[Request] = []
+        self._quiet_until_ms = 0
         self._slow: list[tuple[Request, Slow]] = []
         # Bound leases, both ways.
         self._bound: dict[str, Client] = {}
@@ -140,11 +147,14 @@ class Service:
 
     def next_wake_ms(self) -> int | None:
         """When the next turn is due although nothing may have arrived; None: not before something arrives."""
-        due_ms = self._backend.next_due_ms()
         timeout = self._timeouts.first()
-        if timeout is None:
-            return due_ms
-        return timeout[0] if due_ms is None else min(due_ms, timeout[0])
+        times_ms = [] if timeout is None else [timeout[0]]
+        due_ms = self._backend.next_due_ms()
+        if due_ms is not None:
+            times_ms.append(max(due_ms, self._quiet_until_ms))
+        if self._retries:
+            times_ms.append(self._quiet_until_ms)
+        return min(times_ms, default=None)
 
     async def turn(self) -> Turn:
         """Work off what arrived and what is due, commit, and give the answers.
@@ -152,7 +162,9 @@ class Service:
         Requests come before due work, so an ACK that is late but here wins over the expiry of its lease.
         """
         batch, self._inbox = self._inbox, []
-        self._answered, self._events = [], []
+        self._answered, self._events, self._newcomers = [], [], []
+        if self._retries and self._clock.now_ms() >= self._quiet_until_ms:
+            batch, self._retries = [*self._retries, *batch], []
         await self._work_off(batch)
         self._read_on()
         await self._expire()
@@ -160,9 +172,7 @@ class Service:
         try:
             await self._backend.commit()
         except CommitRefused as refusal:
-            for request in self._answered:
-                request.outcome = Refused(IOERR, str(refusal))
-            self._events = []
+            self._refuse(batch, str(refusal))
         await self._feed()
         self._hand_over(self._answered)
         self._let_go(self._events)
@@ -188,8 +198,9 @@ class Service:
                 if request.client is not None and request.client.closed:
                     continue
                 if intent.queue in self._waiting:
-                    await self._execute([*run, Request(None, Tick(intent.queue))])
+                    await self._execute(run)
                     run = []
+                    await self._let_waiters_first((intent.queue,))
             run.append(request)
             if intent.queue in self._waiting:
                 await self._execute(run)
@@ -210,6 +221,7 @@ class Service:
         if isinstance(intent, FetchAny):
             if request.client is not None and request.client.closed:
                 return
+            await self._let_waiters_first(intent.queues)
             deliveries = await self._fetch(intent)
             if isinstance(deliveries, Refused):
                 self._answer(request, deliveries)
@@ -283,8 +295,8 @@ class Service:
             self._take_read(request, slow if outcome is None else outcome)
 
     async def _expire(self) -> None:
-        due_ms = self._backend.next_due_ms()
-        if due_ms is not None and due_ms <= self._clock.now_ms():
+        due_ms, now_ms = self._backend.next_due_ms(), self._clock.now_ms()
+        if due_ms is not None and due_ms <= now_ms and now_ms >= self._quiet_until_ms:
             self._hear(await self._backend.expire())
             await self._serve_woken()
 
@@ -294,6 +306,22 @@ class Service:
         while (key := self._timeouts.first()) and key[0] <= now_ms:
             waiter = self._forget_waiter(key[2])
             self._answer(waiter.request, Done(None))
+
+    def _refuse(self, batch: Sequence[Request], why: str) -> None:
+        """The turn did not happen. Who began to wait in it is answered too, since what made it wait is undone.
+
+        The service's own releases are tried again, as is due work, but not before a moment has passed: a disk that is
+        full stays so for longer than a turn.
+        """
+        for arrival in self._newcomers:
+            if arrival in self._waiters:
+                self._answer(self._forget_waiter(arrival).request, Done(None))
+        for request in self._answered:
+            request.outcome = Refused(IOERR, why)
+        self._events = []
+        self._woken.clear()
+        self._retries += [request for request in batch if request.client is None]
+        self._quiet_until_ms = self._clock.now_ms() + _QUIET_MS
 
     async def _feed(self) -> None:
         """After the commit: let the blocked readers of events have what is new."""
@@ -336,11 +364,14 @@ class Service:
 
     def _wait(self, request: Request, intent: FetchAny | ReadEvents) -> None:
         assert request.client is not None, "only clients wait"
+        if request.client.closed:
+            return
         self._arrivals += 1
         arrival = self._arrivals
         key = (self._clock.now_ms() + intent.block_ms, 0, arrival) if intent.block_ms else None
         waiter = _Waiter(request, intent, key)
         self._waiters[arrival] = waiter
+        self._newcomers.append(arrival)
         self._blocked[request.client] = arrival
         lines, queues = self._lines_of(intent)
         for queue in queues:
@@ -367,22 +398,65 @@ class Service:
         return (self._waiting, intent.queues) if isinstance(intent, FetchAny) else (self._reading, (intent.queue,))
 
     async def _serve_woken(self) -> None:
-        """Let the waiters of each woken queue fetch, first come first served, until one finds nothing."""
-        while self._woken:
-            queue = next(iter(self._woken))
-            del self._woken[queue]
-            while line := self._waiting.get(queue):
-                arrival, waiter = next(iter(line.items()))
-                client = waiter.request.client
-                if client is not None and client.closed:
-                    self._forget_waiter(arrival)
-                    continue
-                assert isinstance(waiter.intent, FetchAny)
-                deliveries = await self._fetch(waiter.intent)
-                if not deliveries:
-                    break
+        """Let the waiters of the woken queues fetch, first come first served, until nobody finds anything.
+
+        Due work of a waiter's queues is done before it fetches: it may make something ready that somebody who came
+        earlier waits for, and then that one is next.
+        """
+        while (first := self._first_in_line()) is not None:
+            queue, arrival = first
+            waiter = self._waiters[arrival]
+            client = waiter.request.client
+            if client is not None and client.closed:
                 self._forget_waiter(arrival)
-                self._answer(waiter.request, deliveries if isinstance(deliveries, Refused) else Done(deliveries))
+                continue
+            assert isinstance(waiter.intent, FetchAny)
+            await self._do_due_work(waiter.intent.queues)
+            if self._first_in_line() != first:
+                continue
+            deliveries = await self._fetch(waiter.intent)
+            if not deliveries:
+                self._woken.pop(queue, None)
+                continue
+            if (
+                arrival in self._waiters
+            ):  # else the client went meanwhile, and the leases go back at the end of the turn
+                self._forget_waiter(arrival)
+            self._answer(waiter.request, deliveries if isinstance(deliveries, Refused) else Done(deliveries))
+
+    def _first_in_line(self) -> tuple[str, int] | None:
+        """The woken queue whose first waiter came before those of the others, and that waiter's arrival."""
+        first: tuple[str, int] | None = None
+        for queue in list(self._woken):
+            line = self._waiting.get(queue)
+            if not line:
+                del self._woken[queue]
+                continue
+            arrival = next(iter(line))
+            if first is None or arrival < first[1]:
+                first = (queue, arrival)
+        return first
+
+    async def _let_waiters_first(self, queues: Iterable[str]) -> None:
+        """Before a newcomer fetches: whoever waits for one of its queues has what is due there."""
+        waited_for = [queue for queue in queues if queue in self._waiting]
+        if waited_for:
+            await self._do_due_work(waited_for)
+            await self._serve_woken()
+
+    async def _do_due_work(self, queues: Iterable[str]) -> None:
+        """All of it, slice by slice, for queues where somebody waits."""
+        due_ms = self._backend.next_due_ms()
+        if due_ms is None or due_ms > self._clock.now_ms():
+            return
+        for queue in queues:
+            done = COUNT_MAX
+            while queue in self._waiting and done == COUNT_MAX:
+                (outcome,) = await self._backend.execute([Tick(queue)])
+                assert isinstance(outcome, Done), outcome
+                assert isinstance(outcome.answer, int)
+                done = outcome.answer
+                self._hear(outcome.events)
 
     def _hear(self, events: Sequence[AnyEvent]) -> None:
         """Take note of what happened: for the turn, and for the waiters of queues where something became ready."""

@@ -145,17 +145,16 @@ class History:
     def __init__(self) -> None:
         self.enqueued: dict[bytes, bytes] = {}
         self.offered: set[bytes] = set()
-        self.acked: set[bytes] = set()
+        self.acked: dict[bytes, int] = {}
         self.maybe_acked: set[bytes] = set()
-        self.dead: set[bytes] = set()
-        self.tokens: dict[bytes, int] = {}
+        self.tokens: set[tuple[bytes, int]] = set()
         self.losses = 0
         """How often a power cut has undone what was acknowledged: what was asked before counts for nothing then."""
 
     def undo(self) -> None:
         """A power cut in a lossy mode: tasks that were acknowledged may be gone, or come again."""
         self.losses += 1
-        self.maybe_acked |= self.acked
+        self.maybe_acked |= self.acked.keys()
         self.acked.clear()
         self.enqueued.clear()
         self.tokens.clear()
@@ -164,11 +163,12 @@ class History:
         task, queue, token = entry[b"payload"], entry[b"queue"], entry[b"token"]
         if task not in self.offered:
             raise Violation(f"{task!r} was delivered, and nobody enqueued it")
-        if task in self.acked:
-            raise Violation(f"I5: {task!r} was acked, and is delivered again")
-        if token <= self.tokens.get(queue + task, 0):
-            raise Violation(f"I3: {task!r} is delivered with token {token} after {self.tokens[queue + task]}")
-        self.tokens[queue + task] = token
+        # A reply may be slow, and arrive after a later delivery was acked: what counts is the order of the tokens.
+        if token > self.acked.get(task, token):
+            raise Violation(f"I5: {task!r} was acked under token {self.acked[task]}, and leased again as {token}")
+        if (queue, token) in self.tokens:
+            raise Violation(f"I3: token {token} of queue {queue!r} was given twice")
+        self.tokens.add((queue, token))
 
 
 class World:
@@ -344,7 +344,7 @@ class World:
         losses = self.history.losses
         reply = await connection.ask("MOXY.ACK", lease)
         if reply == b"OK" and losses == self.history.losses:
-            self.history.acked.add(payload)
+            self.history.acked[payload] = entry[b"token"]
 
     # The story
 

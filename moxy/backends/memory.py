@@ -6,8 +6,6 @@ not: rules, disks. By itself it forgets everything with the process; `durable` k
 
 import heapq
 from collections.abc import Mapping, Sequence
-from fnmatch import translate
-from re import compile as compile_pattern
 from typing import Final, final
 
 from msgspec.structs import asdict
@@ -19,8 +17,12 @@ from moxy.core.commands import AnyCommand, Info, ListQueues, ReadEvents, ReadHis
 from moxy.core.decider import Decision, decide
 from moxy.core.errors import ERR, NOTASK, Refused
 from moxy.core.events import AnyEvent, Enqueued
+from moxy.core.globs import matches
 from moxy.core.policy import Policy
 from moxy.core.state import QueueState, Totals
+
+_DUE_SLACK: Final = 64
+"""Entries of the order of due times that may be out of date before it is made anew."""
 
 
 @final
@@ -76,8 +78,9 @@ class MemoryBackend:
     async def names(self, query: ListQueues) -> Names:
         names = sorted(name for name in self._queues if name > query.cursor)
         page = names[: query.count]
-        wanted = compile_pattern(translate(query.pattern))
-        return Names(page[-1] if len(page) < len(names) else "", [name for name in page if wanted.match(name)])
+        return Names(
+            page[-1] if len(page) < len(names) else "", [name for name in page if matches(query.pattern, name)]
+        )
 
     def next_due_ms(self) -> int | None:
         return self._due_order[0][0] if self._due_order else None
@@ -168,3 +171,6 @@ class MemoryBackend:
             if known_ms is None or due_ms < known_ms:
                 self._due_ms[queue] = due_ms
                 heapq.heappush(self._due_order, (due_ms, queue))
+                if len(self._due_order) > 2 * len(self._due_ms) + _DUE_SLACK:
+                    self._due_order = [(ms, name) for name, ms in self._due_ms.items()]
+                    heapq.heapify(self._due_order)

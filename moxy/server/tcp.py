@@ -129,9 +129,9 @@ class Server:
         connection.closed = True
         self._links.pop(connection, None)
         self._greetings.clients = len(self._links)
-        self.service.disconnected(connection)
-        if connection.unsent_leases:
+        if connection.unsent_leases:  # before the bound ones are released: these are not charged
             self.service.undelivered(connection.unsent_leases)
+        self.service.disconnected(connection)
         if self.service.has_work:
             self._wake.set()
 

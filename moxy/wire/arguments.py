@@ -111,10 +111,10 @@ class Words:
         self._at = at
         self._seen: set[bytes] = set()
 
-    def next_name(self) -> bytes:
-        """The next option's name in capitals, b"" at the end. Raises Refused for one that came already."""
+    def next_name(self) -> bytes | None:
+        """The next option's name in capitals, None at the end. Raises Refused for one that came already."""
         if self._at == len(self._argv):
-            return b""
+            return None
         name = self._argv[self._at].upper()
         self._at += 1
         if name in self._seen:
@@ -161,7 +161,7 @@ def enqueue(argv: Argv, worker: str) -> Intent:
         return Enqueue(queue, payload)
     task_id, priority, delay_ms, ttl_ms, attempts, own_lease_ms, dedup_ms = "", 0, 0, UNSET, UNSET, 0, 0
     words = Words(argv, 3)
-    while name := words.next_name():
+    while (name := words.next_name()) is not None:
         if name == b"ID":
             task_id = client_task_id(words.value(name))
         elif name == b"PRIORITY":
@@ -193,7 +193,7 @@ def fetch(argv: Argv, worker: str) -> Intent:
         return Fetch(queue, timeout_ms, 1, worker)
     count, block_ms, bound, queues = 1, UNSET, False, [queue]
     words = Words(argv, 3)
-    while name := words.next_name():
+    while (name := words.next_name()) is not None:
         if name == b"COUNT":
             count = integer(words.value(name), "COUNT", 1, COUNT_MAX)
         elif name == b"BLOCK":
@@ -226,7 +226,7 @@ def nack(argv: Argv, worker: str) -> Intent:
     kind: NackKind = "retry"
     delay_ms, reason, given = UNSET, "", False
     words = Words(argv, 2)
-    while name := words.next_name():
+    while (name := words.next_name()) is not None:
         if name == b"DELAY":
             delay_ms = integer(words.value(name), "DELAY", 0, DURATION_MS_MAX)
         elif name == b"REASON":
@@ -251,7 +251,7 @@ def extend(argv: Argv, worker: str) -> Intent:
 def peek(argv: Argv, worker: str) -> Intent:
     queue, state, count = queue_name(argv[1]), READY, _PEEK_COUNT
     words = Words(argv, 2)
-    while name := words.next_name():
+    while (name := words.next_name()) is not None:
         if name == b"STATE":
             state = _state(words.value(name))
         elif name == b"COUNT":
@@ -294,7 +294,7 @@ def info(argv: Argv, worker: str) -> Intent:
 def queues(argv: Argv, worker: str) -> Intent:
     pattern, count, cursor = "*", 100, ""
     words = Words(argv, 1)
-    while name := words.next_name():
+    while (name := words.next_name()) is not None:
         if name == b"MATCH":
             pattern = words.value(name).decode(errors="replace")
         elif name == b"COUNT":
@@ -313,7 +313,7 @@ def events(argv: Argv, worker: str) -> Intent:
     queue, count, block_ms = queue_name(argv[1]), _EVENTS_COUNT, UNSET
     from_seq = integer(argv[2], "from_seq", 1, NUMBER_MAX)
     words = Words(argv, 3)
-    while name := words.next_name():
+    while (name := words.next_name()) is not None:
         if name == b"COUNT":
             count = integer(words.value(name), "COUNT", 1, COUNT_MAX)
         elif name == b"BLOCK":
@@ -348,7 +348,7 @@ def config(argv: Argv, worker: str) -> Intent:
 def redrive(argv: Argv, worker: str) -> Intent:
     queue, count, task_id = queue_name(argv[1]), 0, ""
     words = Words(argv, 2)
-    while name := words.next_name():
+    while (name := words.next_name()) is not None:
         if name == b"COUNT":
             count = integer(words.value(name), "COUNT", 1, COUNT_MAX)
         elif name == b"ID":

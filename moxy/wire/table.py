@@ -350,7 +350,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "COMMAND",
         -1,
         _LOCAL,
-        "[subcommand [argument ...]]",
+        "[subcommand] [argument ...]",
         "This table: COUNT, DOCS, INFO, LIST.",
         "depends on the subcommand",
     ),

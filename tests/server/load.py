@@ -6,7 +6,7 @@ Lives here: a random load with unique payloads, the kill in its midst, the drain
 import os
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -56,7 +56,7 @@ class Load:
             return ("MOXY.MENQUEUE", QUEUE, *(self._payload() for _ in range(3)))
         payload = self._payload()
         if roll > 0.66:
-            return ("MOXY.ENQUEUE", QUEUE, payload, "ID", f"id-{payload}", "DEDUP", DEDUP_MS)
+            return ("MOXY.ENQUEUE", QUEUE, payload, "ID", payload.rstrip("."), "DEDUP", DEDUP_MS)
         return ("MOXY.ENQUEUE", QUEUE, payload)
 
     def _about_a_lease(self) -> tuple[str, ...]:
@@ -174,7 +174,3 @@ def look(recorder: Recorder) -> dict[str, str]:
 def crew_pool(clients: int) -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(clients, get_context("spawn")) as pool:
         yield pool
-
-
-def unknown_share(ops: Sequence[Op]) -> int:
-    return sum(op.is_unknown for op in ops)

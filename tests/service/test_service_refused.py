@@ -79,6 +79,9 @@ def test_due_work_of_a_refused_turn_is_done_again() -> None:
     w.at(50)
     assert refused_turn(w) == []
     assert w.count("processing") == 1
+    assert w.turn().events == [], "a full disk is not asked again at once"
+    assert w.service.next_wake_ms() == w.clock.now_ms() + 100
+    w.at(150)
     assert [type(event).__name__ for event in w.turn().events] == ["Expired", "Requeued"]
 
 
@@ -115,6 +118,7 @@ def test_a_release_that_was_refused_is_made_up_for_when_the_log_takes_writes_aga
         w.service.undelivered([task.lease_id])
     refused_turn(w)
     assert w.count("processing") == 1
+    w.at(100)
     w.turn()
     assert (w.count("ready"), w.count("processing")) == (1, 0)
     assert [getattr(event, "cause", None) for event in w.events[2:]] == [how]
