@@ -55,7 +55,9 @@ class SimLoop(asyncio.SelectorEventLoop):
             ready.extend(shuffled)
         super()._run_once()  # type: ignore[misc]
 
-    def run_in_executor(self, executor: Executor | None, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
+    def run_in_executor(  # type: ignore[override]  # the loop's own takes a variadic type, for no gain here
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> "asyncio.Future[T]":
         """A thread's work, done at once at a virtual time. What a crashed process had begun is never done."""
         future: asyncio.Future[T] = self.create_future()
         generation = self.generation
