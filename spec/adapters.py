@@ -60,6 +60,8 @@ T = TypeVar("T")
 
 _PATIENCE_S: Final = 10.0
 """How long a socket may take to bring what must come. Nothing waits that long unless something is wrong."""
+_TURNS_MAX: Final = 100
+"""Turns that one step may take. A turn does 1,000 tasks a queue, more than any program here has."""
 _PARTS_MAX: Final = 4
 
 
@@ -421,8 +423,11 @@ class _OverService(Generic[P]):
 
     def settle(self) -> None:
         """Turns, for as long as something arrived or is due."""
-        while self.service.has_work or self.is_late():
+        for _ in range(_TURNS_MAX):
+            if not self.service.has_work and not self.is_late():
+                return
             self.heard(_drive(self.service.turn()).answered)
+        raise AssertionError("due work is not done: turn after turn, the service says that there is some")
 
     def is_late(self) -> bool:
         wake_ms = self.service.next_wake_ms()

@@ -521,7 +521,8 @@ class LockStep(RuleBasedStateMachine):
     def lease(self, pick: int) -> bytes:
         """One of the leases so far, live or void."""
         live = {task.lease.lease_id for queue in self.model.queues.values() for task in queue.tasks if task.lease}
-        order = sorted(reversed(self.leases), key=lambda lease_id: lease_id.decode() not in live)
+        latest_first = self.leases[::-1]
+        order = sorted(latest_first, key=lambda lease_id: lease_id.decode() not in live)
         return order[pick % len(order)]
 
     def task_id(self, queue: bytes, pick: int, state: str | None = None) -> bytes:

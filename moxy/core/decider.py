@@ -127,6 +127,7 @@ class _Draft:
 
 
 def _enqueue(d: _Draft, c: Enqueue) -> Answer:
+    _check_size(c.payload)
     if c.task_id and d.state.knows(c.task_id, d.now_ms):
         return [c.task_id]
     _check_room(d.state, 1)
@@ -135,16 +136,15 @@ def _enqueue(d: _Draft, c: Enqueue) -> Answer:
 
 
 def _enqueue_many(d: _Draft, c: EnqueueMany) -> Answer:
-    _check_room(d.state, len(c.payloads))
-    plain = Enqueue(c.queue, b"")
     for payload in c.payloads:
         _check_size(payload)
+    _check_room(d.state, len(c.payloads))
+    plain = Enqueue(c.queue, b"")
     d.be_born()
     return [_enqueue_one(d, payload, plain) for payload in c.payloads]
 
 
 def _enqueue_one(d: _Draft, payload: bytes, c: Enqueue) -> str:
-    _check_size(payload)
     state = d.state
     number = state.next_number
     task_id = c.task_id
@@ -267,9 +267,9 @@ def _refuse_void(state: QueueState, task: Task | None, c: LeaseCommand) -> NoRet
         raise Refused(NOLEASE, "that lease was never seen here: it is not of this queue, or from before a data loss")
     if task is None:
         raise Refused(NOLEASE, "that lease is void: its task is completed or deleted")
-    if task.lease is not None and task.token == c.token:
-        raise Refused(NOLEASE, "that lease was never seen here: its random part does not match")
-    if task.token > c.token:
+    if c.token > task.token or (c.token == task.token and task.lease is not None):
+        raise Refused(NOLEASE, "that lease was never seen here: it is not a lease of that task")
+    if c.token < task.token:
         raise Refused(NOLEASE, "that lease is void: the task has been leased again since")
     how = {"expired": "it expired", "failed": "it was given up by a NACK", "disconnected": "its connection closed"}
     ended = how.get(task.tally.ended, "it was released")

@@ -8,9 +8,12 @@ from typing import Final, final
 
 
 class JournalError(Exception):
-    """Something about the log. `exit_code` is the process's, should nobody handle it."""
+    """Something about the log."""
 
-    exit_code: int = 4
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a process that ends by it."""
+        return 4
 
 
 @final
@@ -33,7 +36,9 @@ class LogDamaged(JournalError):
     `file` and `at_bytes` say where; `sequence` is the first event (global sequence) that cannot be trusted.
     """
 
-    exit_code: int = 3
+    @property
+    def exit_code(self) -> int:
+        return 3
 
     def __init__(self, file: str, at_bytes: int, sequence: int, text: str) -> None:
         super().__init__(f"{file}, offset {at_bytes}, sequence {sequence}: {text}")
@@ -47,14 +52,18 @@ class LogDamaged(JournalError):
 class LogTooNew(JournalError):
     """Written by a later version of this program, in a format that this one cannot read."""
 
-    exit_code: int = 2
+    @property
+    def exit_code(self) -> int:
+        return 2
 
 
 @final
 class DirectoryInUse(JournalError):
     """Another process holds the data directory."""
 
-    exit_code: int = 6
+    @property
+    def exit_code(self) -> int:
+        return 6
 
 
 @final

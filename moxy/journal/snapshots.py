@@ -8,7 +8,6 @@ of frames.py per chunk. A temporary file is written, synced, renamed, and the di
 name is whole. The last row says how many queues and tasks there were; without it the file is not a snapshot.
 
 Only what cannot be derived is stored. The orders are made anew from the tasks, the rows being in any order.
-To change a row: a field with a default at its end; for anything else a new `FORMAT_VERSION` in frames.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,19 +19,13 @@ import msgspec
 from moxy.core import ordered
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.ordered import Key
-from moxy.core.policy import Policy
 from moxy.core.state import (
     NO_MEMORY,
     NO_NAMES,
     NO_OPTIONS,
     NO_TALLY,
-    Death,
-    Lease,
-    Options,
     QueueState,
-    Tally,
     Task,
-    Totals,
     in_limbo,
     place_of,
     ttl_place_of,
@@ -41,6 +34,7 @@ from moxy.journal import frames, segments
 from moxy.journal.disk import Disk, File, sync_names_or_fail, sync_or_fail, write_all
 from moxy.journal.errors import LogDamaged
 from moxy.journal.frames import Damaged, Head, Place, Record, Torn
+from moxy.journal.rows import EndRow, MemoryRow, QueueRow, Row, TaskRow
 
 Breathe: TypeAlias = Callable[[], None]
 """A sleep of a tenth of a millisecond: without it a thread keeps the interpreter for its switch interval of 5 ms."""
@@ -48,57 +42,6 @@ Breathe: TypeAlias = Callable[[], None]
 _CHUNK_ROWS: Final = 256
 _CHUNK_PAYLOAD_BYTES: Final = 1 << 18
 
-
-class QueueRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="queue"):
-    """A queue; the rows up to the next one are its tasks and memories."""
-
-    name: str
-    policy: Policy
-    seq: int
-    at_ms: int
-    born_ms: int
-    paused: bool
-    next_number: int
-    last_token: int
-    totals: Totals
-
-
-class TaskRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="task"):
-    """A task of the queue above. What is empty is None, to keep the row short."""
-
-    number: int
-    task_id: str
-    payload: bytes
-    priority: int
-    place: int
-    placed_ms: int
-    enqueued_ms: int
-    state: str
-    due_ms: int
-    expires_ms: int
-    token: int
-    lease: Lease | None
-    death: Death | None
-    options: Options | None
-    tally: Tally | None
-
-
-class MemoryRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="memory"):
-    """An id of the queue above that is gone but still inside its dedup window."""
-
-    task_id: str
-    until_ms: int
-    number: int
-
-
-class EndRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="end"):
-    """The last row."""
-
-    queues: int
-    tasks: int
-
-
-Row: TypeAlias = QueueRow | TaskRow | MemoryRow | EndRow
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Row])

@@ -207,6 +207,7 @@ Call = tuple[str, str]
 class FaultyFile:
     def __init__(self, disk: "FaultyDisk", name: str, file: Any) -> None:
         self.disk, self.name, self.file = disk, name, file
+        self.syncs_now = 0
 
     def write(self, data: bytes, at_bytes: int) -> int:
         if not self.disk.fails("write", self.name):
@@ -228,7 +229,10 @@ class FaultyFile:
             if isinstance(self.file, SimFile):
                 self.file.inode.fail_sync()
             raise self.disk.error()
+        self.syncs_now += 1
+        self.disk.syncs_at_once = max(self.disk.syncs_at_once, self.syncs_now)
         self.file.sync()
+        self.syncs_now -= 1
 
     def close(self) -> None:
         self.file.close()
@@ -237,8 +241,8 @@ class FaultyFile:
 class FaultyDisk:
     """Passes every call on, but fails call number `fail_at` (from 1), and all later ones if `for_good`.
 
-    `done_anyway`: a failing call of names or sizes does its work and then says that it did not. `calls` lists what
-    was called; `only` narrows the count to some kinds of call.
+    `done_anyway`: a failing call of names or sizes does its work and then says that it did not. `only` narrows the
+    count to some kinds of call. `calls` lists what was called, `syncs_at_once` is the most that ran at a time on a file.
     """
 
     def __init__(
@@ -254,6 +258,7 @@ class FaultyDisk:
         self.fail_at, self.kind, self.for_good, self.done_anyway, self.only = fail_at, kind, for_good, done_anyway, only
         self.count = 0
         self.calls: list[Call] = []
+        self.syncs_at_once = 0
 
     def fails(self, call: str, name: str) -> bool:
         self.calls.append((call, name))

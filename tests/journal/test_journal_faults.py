@@ -237,6 +237,23 @@ def test_a_failed_fsync_is_final_and_never_retried(number: int) -> None:
     store.journal.close()
 
 
+@pytest.mark.parametrize("done_anyway", [False, True])
+def test_a_segment_that_may_exist_after_a_failed_rename_stops_the_log(done_anyway: bool) -> None:
+    """Going on in the old segment would leave two files with the same sequences."""
+    disk = FaultyDisk(SimDisk(), only=("rename",), done_anyway=done_anyway)
+    store = Store(disk, segment_bytes=1024)
+    assert enqueue(store, b"one" * 100)
+    disk.count, disk.fail_at = 0, 1
+    if done_anyway:
+        with pytest.raises(LogFailed):
+            enqueue(store, b"two" * 100)
+        assert_stopped(store)
+    else:
+        assert not enqueue(store, b"two" * 100)
+        assert enqueue(store, b"a short one")
+        assert Journal.open(disk.disk.crash(1), LOG_ID, T0_MS, 1024)[1].last_sequence == 2
+
+
 def assert_stopped(store: Store) -> None:
     journal = store.journal
     for call in (lambda: journal.append([]), journal.flush, journal.sync, journal.prepare):

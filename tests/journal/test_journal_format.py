@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from moxy.core.events import EVENT_TYPES, Enqueued
-from moxy.journal import codec, frames, snapshots
+from moxy.journal import codec, frames, rows
 from moxy.journal.frames import Head, Place
 from tests.journal.make_golden import GOLDEN
 
@@ -70,10 +70,10 @@ def test_a_reader_that_knows_only_the_page_reads_the_golden_log() -> None:
     expected = msgspec.json.decode((GOLDEN / "v1" / "expected.json").read_bytes())["events"]
     assert msgspec.json.decode(msgspec.json.encode(events)) == expected
     (snapshot,) = (GOLDEN / "v1").glob("*.snapshot")
-    rows = read_by_the_page(snapshot.read_bytes(), b"moxysnap")
-    assert rows[0][0] == "queue"
-    assert rows[-1][0] == "end"
-    assert rows[-1][2] == sum(row[0] == "task" for row in rows)
+    found = read_by_the_page(snapshot.read_bytes(), b"moxysnap")
+    assert found[0][0] == "queue"
+    assert found[-1][0] == "end"
+    assert found[-1][2] == sum(row[0] == "task" for row in found)
 
 
 def table(title: str) -> dict[str, list[str]]:
@@ -90,7 +90,7 @@ def test_the_tables_of_events_and_rows_are_those_of_the_code() -> None:
     told = table("The payload of a log record")
     assert told == {kind.__name__: list(kind.__struct_fields__[len(common) :]) for kind in EVENT_TYPES}
     assert all(kind.__struct_fields__[: len(common)] == common for kind in EVENT_TYPES)
-    rows = {"queue": snapshots.QueueRow, "task": snapshots.TaskRow, "memory": snapshots.MemoryRow}
+    kinds = {"queue": rows.QueueRow, "task": rows.TaskRow, "memory": rows.MemoryRow}
     assert {name: fields for name, fields in table("A snapshot").items() if name != "end"} == {
-        name: list(row.__struct_fields__) for name, row in rows.items()
+        name: list(row.__struct_fields__) for name, row in kinds.items()
     }

@@ -264,3 +264,5 @@ def test_records_of_every_length_come_back_as_they_were() -> None:
             assert len(record) % 8 == 0
             assert frames.read(bytes(at) + record, place, LOG_ID) == Record(7, 3, 6, payload, following)
             assert isinstance(frames.read(bytes(at) + record, Place(at, 7, 98), LOG_ID), Damaged)
+            for sequence in (6, 8):
+                assert isinstance(frames.read(bytes(at) + record, Place(at, sequence, 99), LOG_ID), Damaged)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -232,7 +233,8 @@ def test_a_second_journal_on_the_same_directory_is_locked_out(tmp_path: Path) ->
 
 def test_a_thread_may_sync_and_snapshot_while_the_loop_writes(tmp_path: Path) -> None:
     batches = random_batches(9, 300, payload_bytes=300)
-    journal, _ = Journal.open(OsDisk(str(tmp_path)), LOG_ID, T0_MS, 16_384)
+    disk = FaultyDisk(OsDisk(str(tmp_path)))
+    journal, _ = Journal.open(disk, LOG_ID, T0_MS, 16_384)
     stop = threading.Event()
     problems: list[BaseException] = []
     synced: list[int] = []
@@ -263,6 +265,7 @@ def test_a_thread_may_sync_and_snapshot_while_the_loop_writes(tmp_path: Path) ->
         thread.join()
     assert problems == []
     assert synced == sorted(synced)
+    assert disk.syncs_at_once == 1, "the kernel tells a failure to one of two syncs only"
     journal.close()
     recovered = Journal.open(OsDisk(str(tmp_path)), LOG_ID, T0_MS, 4096)[1]
     assert differences(recovered.states, states) == []
@@ -365,8 +368,6 @@ def test_a_format_of_the_future_is_not_called_damage() -> None:
     files = disk.files()
     data = bytearray(files[names[-1]])
     data[8] = 2
-    import zlib
-
     data[508:512] = zlib.crc32(bytes(data[:508])).to_bytes(4, "little")
     files[names[-1]] = bytes(data)
     with pytest.raises(LogTooNew) as caught:

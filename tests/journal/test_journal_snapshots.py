@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +15,9 @@ from moxy.core.state import NO_OPTIONS, NO_TALLY
 from moxy.journal import frames, snapshots
 from moxy.journal.disk import OsDisk
 from moxy.journal.errors import LogDamaged
-from moxy.journal.frames import Head
+from moxy.journal.frames import Head, Place
 from moxy.journal.journal import Journal
+from moxy.journal.rows import EndRow, QueueRow, Row, TaskRow
 from tests.journal.simdisk import FaultyDisk, SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, random_batches
 
@@ -89,13 +91,26 @@ def test_no_cut_and_no_flipped_bit_of_a_snapshot_is_accepted() -> None:
             snapshots.load(SimDisk({name: data + more}), name, 7)
 
 
-def test_a_snapshot_without_its_last_row_is_none() -> None:
+def test_a_snapshot_without_its_last_row_or_with_more_after_it_is_none() -> None:
     states = folded(event for batch in random_batches(2, 30) for event in batch)
-    rows = list(snapshots.rows_of(states))[:-1]
-    place = frames.Place(512, 1, HEAD.chain)
-    record, _ = frames.encode(snapshots._encoder.encode(rows), len(rows), 0, place, LOG_ID)
-    with pytest.raises(LogDamaged, match="last row is missing"):
-        snapshots.load(SimDisk({"s": frames.encode_head(frames.SNAPSHOT_MAGIC, HEAD) + record}), "s", 7)
+    rows = list(snapshots.rows_of(states))
+    queue = next(row for row in rows if isinstance(row, QueueRow))
+
+    def refusal(rows: list[Row]) -> str:
+        record, _ = frames.encode(msgspec.msgpack.encode(rows), len(rows), 0, Place(512, 1, HEAD.chain), LOG_ID)
+        disk = SimDisk({"s": frames.encode_head(frames.SNAPSHOT_MAGIC, HEAD) + record})
+        with pytest.raises(LogDamaged) as caught:
+            snapshots.load(disk, "s", 7)
+        return caught.value.text
+
+    assert "last row is missing" in refusal(rows[:-1])
+    assert "something follows its last row" in refusal([*rows, rows[-1]])
+    assert "should hold" in refusal([*rows[:-2], rows[-1]])
+    assert "before the first queue" in refusal(rows[1:])
+    assert "there twice" in refusal([queue, *rows])
+    assert "not a sound snapshot" in refusal([queue, rows[1], EndRow(1, 2)][1:])
+    task = next(row for row in rows if isinstance(row, TaskRow))
+    assert "is nowhere" in refusal([queue, msgspec.structs.replace(task, state="nowhere"), EndRow(1, 1)])
 
 
 def a_log_with_two_snapshots() -> tuple[SimDisk, Store, list[str]]:

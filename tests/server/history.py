@@ -113,7 +113,7 @@ class Recorder:
             if sent is not None:
                 sent()
             for words in commands:
-                replies.append(_entries(words, self._client.read()))  # noqa: PERF401: some may come before the end
+                replies.append(_entries(words, self._client.read()))  # noqa: PERF401
                 self._record(words, start, replies[-1])
         except (Gone, OSError):
             for words in commands[len(replies) :]:
@@ -330,7 +330,8 @@ def _refused_early(held: _Delivery, uses: Sequence[_LeaseOp]) -> Iterable[Findin
         may_have_ended = held.bound or any(other.op.start < use.op.end for other in others)
         if use.outcome == "NOLEASE" and not may_have_ended and use.op.end_ms + SLACK_MS < _deadline_ms(held, uses):
             yield Finding(
-                "lease lost", f"{held.payload}: {use.op} refused at {use.op.end_ms}, deadline {_deadline_ms(held, uses)}"
+                "lease lost",
+                f"{held.payload}: {use.op} refused at {use.op.end_ms}, deadline {_deadline_ms(held, uses)}",
             )
 
 
@@ -385,9 +386,7 @@ def _order(h: _History) -> Iterable[Finding]:
         yield Finding("empty", f"{payload} was ready, and {other} found nothing")
 
 
-def _within(
-    outer: Iterable[tuple[int, int, str]], inner: Iterable[tuple[int, int, str]]
-) -> Iterable[tuple[str, str]]:
+def _within(outer: Iterable[tuple[int, int, str]], inner: Iterable[tuple[int, int, str]]) -> Iterable[tuple[str, str]]:
     """For each span of `outer` one of `inner` that lies inside it, if there is one."""
     spans = sorted(inner)
     earliest: list[tuple[int, str]] = []

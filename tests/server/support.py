@@ -35,7 +35,8 @@ DAYS_30_MS = 30 * 24 * 60 * 60 * 1000
 NOT_INTEGERS = ("+4", "04", " 4", "4 ", "1_0", "", "-0", "4.0", "0x4", "four", "٤", "9223372036854775808", "1e1")
 NOT_QUEUES = (b"", b"q" * 256, b"\xff\xfe", b"a b", b"a\tb", b"a\nb", b"a{b", b"a}b", b"a\x00b", "a\u00a0b".encode())
 ENTRY = (
-    "lease_id task_id queue payload attempts deliveries token deadline_ms priority enqueued_ms".split()  # noqa: SIM905
+    *("lease_id", "task_id", "queue", "payload", "attempts"),
+    *("deliveries", "token", "deadline_ms", "priority", "enqueued_ms"),
 )
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -161,6 +162,8 @@ class Client:
             return Failure(rest.decode())
         if kind == b":":
             return int(rest)
+        if kind == b"#":
+            return rest == b"t"
         if kind == b"_":
             return None
         if kind == b"$":
