@@ -170,7 +170,10 @@ def serve(
 @click.option("--svg", metavar="FILE", help="Also draw what was printed as a picture.")
 @click.option("--fast", is_flag=True, help="Without the pauses that let people read.")
 def demo(svg: str | None, fast: bool) -> None:
-    """Watch a worker die and its task come back, in fifteen seconds."""
+    """Watch a worker die, and its task come back.
+
+    In fifteen seconds, with a real server and a real kill -9.
+    """
     from moxy.story import tell
 
     tell(svg, pause_s=0.0 if fast else 1.2)
@@ -286,6 +289,9 @@ def main() -> NoReturn:
     """Run the command line: a mistake in it is one sentence on stderr and exit code 2, never a traceback."""
     try:
         code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help:
+        click.echo(help.format_message(), err=True)
+        sys.exit(EXIT_USAGE)
     except (click.ClickException, ConfigError) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         click.echo(f"moxy: {message}", err=True)

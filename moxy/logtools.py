@@ -108,7 +108,10 @@ def events(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Show the events of a log, one a line: JSON in a pipe, a readable line on a terminal."""
+    """Show the events of a log.
+
+    One a line: JSON in a pipe, a readable line on a terminal.
+    """
     people = sys.stdout.isatty() and not as_json
     following = 0
     while True:
@@ -172,7 +175,10 @@ def _short(value: object) -> str:
 def replay(
     directory: str, queue: str | None, at: Position | None, step: bool, between: tuple[Position, Position] | None
 ) -> None:
-    """Show the state of queues at any point of a log, computed from its events."""
+    """Show queues at any point of a log.
+
+    The state is computed from the events, by the reducer that the server runs.
+    """
     base, log = Log(directory).base()
     wanted = (event for event in log if queue is None or event.queue == queue)
     if step:
@@ -258,7 +264,10 @@ def _print_state(state: QueueState) -> None:
 @click.argument("queue")
 @click.argument("task_id")
 def why_command(directory: str, queue: str, task_id: str) -> None:
-    """Tell what happened to one task, and why it was delivered more than once."""
+    """Tell why a task was delivered again.
+
+    What happened to it, in sentences.
+    """
     story = of_task((event for _, event in Log(directory).events()), queue, task_id)
     if not story:
         raise ConfigError(f"no event of the log concerns task {task_id!r} of queue {queue!r}")
@@ -269,7 +278,10 @@ def why_command(directory: str, queue: str, task_id: str) -> None:
 @click.command(name="verify")
 @click.argument("directory", type=DIRECTORY)
 def verify_command(directory: str) -> None:
-    """Fold the whole log, checking every invariant at every step, and the snapshots against the fold."""
+    """Fold a log and check every invariant.
+
+    At every step, and the snapshots against the fold. Exit code 0 when all holds, 3 when not.
+    """
     report = verify(OsDisk(directory))
     for note in report.notes:
         click.echo(f"note: {note}")
@@ -292,7 +304,10 @@ def verify_command(directory: str) -> None:
 @click.command(name="repair")
 @click.argument("directory", type=DIRECTORY)
 def repair_command(directory: str) -> None:
-    """Cut a damaged log off at its first damage, keeping the original beside it, and say what was lost."""
+    """Cut a damaged log at its first damage.
+
+    Keeps the original beside it, and says what was lost.
+    """
     result = repair(OsDisk(directory))
     for sentence in result.done or ("nothing is damaged, and nothing was done",):
         click.echo(sentence)
@@ -306,7 +321,10 @@ def repair_command(directory: str) -> None:
 @click.option("--max-attempts", type=click.IntRange(0), help="The maximum of attempts to imagine; 0 is unlimited.")
 @click.option("--backoff-ms", type=click.IntRange(0), help="The backoff to imagine.")
 def whatif_command(directory: str, queue: str, lease_ms: int, max_attempts: int | None, backoff_ms: int | None) -> None:
-    """Estimate from a real log how many redeliveries and dead letters another policy would have spared."""
+    """Try another policy on a real log.
+
+    Estimates how many redeliveries and dead letters it would have spared.
+    """
     result = what_if((event for _, event in Log(directory).events()), queue, lease_ms, max_attempts, backoff_ms)
     rows = [
         ("deliveries in the log", result.deliveries),
