@@ -26,7 +26,7 @@ from moxy.journal import segments, snapshots
 from moxy.journal.disk import OsDisk
 from moxy.journal.recovery import events_of
 from moxy.journal.repair import repair
-from moxy.journal.segments import SNAPSHOT_SUFFIX, Walk
+from moxy.journal.segments import SEGMENT_SUFFIX, SNAPSHOT_SUFFIX, Walk
 from moxy.journal.verify import verify
 from moxy.replay import Change, diff, fold, of_task, states_at, what_if
 
@@ -58,14 +58,20 @@ POINT: Final = PointType()
 DIRECTORY: Final = click.Path(exists=True, file_okay=False, readable=True)
 
 
+def disk_of(directory: str) -> OsDisk:
+    """The directory of a log. Raises ConfigError when there is none in it."""
+    disk = OsDisk(directory)
+    if not segments.named(disk, SEGMENT_SUFFIX) and not segments.named(disk, SNAPSHOT_SUFFIX):
+        raise ConfigError(f"{directory} holds no event log")
+    return disk
+
+
 class Log:
     """A data directory, opened for reading only."""
 
     def __init__(self, directory: str) -> None:
-        self._disk: Final = OsDisk(directory)
+        self._disk: Final = disk_of(directory)
         self._files: Final = segments.segments_of(self._disk)
-        if not self._files and not segments.named(self._disk, SNAPSHOT_SUFFIX):
-            raise ConfigError(f"{directory} holds no event log")
 
     def events(self, from_sequence: int = 0) -> Iterator[tuple[int, AnyEvent]]:
         """(global sequence, event), oldest first, as far as they are kept. A torn end is where it ends."""
@@ -282,7 +288,7 @@ def verify_command(directory: str) -> None:
 
     At every step, and the snapshots against the fold. Exit code 0 when all holds, 3 when not.
     """
-    report = verify(OsDisk(directory))
+    report = verify(disk_of(directory))
     for note in report.notes:
         click.echo(f"note: {note}")
     for finding in report.findings:
@@ -308,7 +314,7 @@ def repair_command(directory: str) -> None:
 
     Keeps the original beside it, and says what was lost.
     """
-    result = repair(OsDisk(directory))
+    result = repair(disk_of(directory))
     for sentence in result.done or ("nothing is damaged, and nothing was done",):
         click.echo(sentence)
     click.echo(f"the log now ends with sequence {result.last_sequence}")

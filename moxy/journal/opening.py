@@ -3,8 +3,10 @@
 Lives here: the steps from a recovery to a file that can be written, and the copy that is kept of whatever is cut off.
 Must not: judge; recovery did.
 
-Everything that was recovered is durable when this is done: a killed process may have left it in the kernel only. A
-crash at any step leaves a directory that the next start can do it all again with.
+Everything that was recovered is durable when this is done: a killed process may have left it in the kernel only, and
+one that a failed fsync stopped may have left it there as clean pages, which no sync would ever write. So records that
+nothing proves to be durable are written again, in their place and as they are, before the sync. A crash at any step
+leaves a directory that the next start can do it all again with.
 """
 
 from moxy.journal import segments
@@ -31,6 +33,8 @@ def make_ready(disk: Disk, recovered: Recovered, log_id: int, now_ms: int, segme
     try:
         if recovered.torn:
             file.truncate(place.at_bytes)
+        at_bytes = recovered.unproven_at_bytes
+        write_all(file, disk.read(segment.name, at_bytes, place.at_bytes - at_bytes), at_bytes)
         sync_or_fail(file)
         sync_names_or_fail(disk)
     except BaseException:

@@ -7,8 +7,9 @@ There is no second path: a start after a clean stop, after kill -9 and after a p
 than guess: never an empty start when there was a log, and never a state that skips an event.
 """
 
+from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, final
 
 import msgspec
 
@@ -33,7 +34,8 @@ class Recovered(msgspec.Struct, frozen=True):
     """What a data directory comes to.
 
     `segment` and `place` are where the log goes on; None: there is no log yet. `torn` is "" or what a crash left
-    there, which nobody was told is durable. `marks` are places on the way, for readers.
+    there, which nobody was told is durable. From `unproven_at_bytes` of that segment on no record proves that the ones
+    before it were synced. `marks` are places on the way, for readers.
     """
 
     states: dict[str, QueueState]
@@ -48,6 +50,7 @@ class Recovered(msgspec.Struct, frozen=True):
     segment: Segment | None
     place: Place
     torn: str
+    unproven_at_bytes: int
     marks: tuple[tuple[str, Place], ...]
     warnings: tuple[str, ...]
 
@@ -76,16 +79,12 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
     meets = tail and tail[0].sequence == covered + 1
     walk = Walk(disk, tail, (snapshot.head.chain if snapshot else 0) if meets else None)
     total_bytes = sum(segment.size_bytes for segment in tail)
-    marks: list[tuple[str, Place]] = []
-    next_mark = ("", 0)
+    trail = _Trail(mark_every_bytes)
     read_bytes = folded_bytes = events = told = 0
     for segment, record in walk:
         length_bytes = frames.record_bytes(len(record.payload))
         read_bytes += length_bytes
-        at_bytes = record.next.at_bytes
-        if segment.name != next_mark[0] or at_bytes >= next_mark[1]:
-            marks.append((segment.name, record.next))
-            next_mark = (segment.name, at_bytes + mark_every_bytes)
+        trail.passed(segment, record)
         if record.sequence <= covered:
             _check_meets(record, snapshot)
             continue
@@ -120,7 +119,8 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
         walk.segment,
         place,
         walk.torn,
-        tuple(marks),
+        trail.unproven_from(walk.segment, place),
+        tuple(trail.marks),
         tuple(warnings),
     )
 
@@ -156,6 +156,40 @@ def events_of(file: str, record: Record) -> list[AnyEvent]:
 def offset_of(record: Record) -> int:
     """Where a record begins in its file."""
     return record.next.at_bytes - frames.record_bytes(len(record.payload))
+
+
+@final
+class _Trail:
+    """What a walk leaves behind for the writer: places to read from, and where records begin to be unproven.
+
+    Each record says up to which event the log was known to be durable when it was written. What is after the last
+    such word may be in the kernel's memory only, even marked clean there after a failed fsync, and has to be written
+    once more before anybody builds on it.
+    """
+
+    def __init__(self, mark_every_bytes: int) -> None:
+        self.marks: Final[list[tuple[str, Place]]] = []
+        self._every_bytes: Final = mark_every_bytes
+        self._next_bytes = 0
+        self._segment: Segment | None = None
+        self._unproven: deque[tuple[int, int]] = deque()
+
+    def passed(self, segment: Segment, record: Record) -> None:
+        """A record was read."""
+        if segment is not self._segment:
+            # A segment is begun when all before it is durable.
+            self._segment, self._next_bytes = segment, 0
+            self._unproven.clear()
+        while self._unproven and self._unproven[0][0] <= record.synced:
+            self._unproven.popleft()
+        self._unproven.append((record.next.sequence - 1, offset_of(record)))
+        if record.next.at_bytes >= self._next_bytes:
+            self.marks.append((segment.name, record.next))
+            self._next_bytes = record.next.at_bytes + self._every_bytes
+
+    def unproven_from(self, segment: Segment | None, end: Place) -> int:
+        """The offset of the first record of `segment`, the last one, that nothing proves to be durable."""
+        return self._unproven[0][1] if segment is not None and segment is self._segment else end.at_bytes
 
 
 def _newest_sound(disk: Disk) -> tuple[Snapshot | None, list[int], list[str], list[str]]:

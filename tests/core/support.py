@@ -156,8 +156,8 @@ class Q:
     def add(self, *task_ids: str, **options: Any) -> "Q":
         """Enqueue tasks with these ids, and their ids as payload."""
         for task_id in task_ids:
-            options.setdefault("payload", task_id.encode())
-            assert self.do(Enqueue(self.name, task_id=task_id, **options)) == [task_id]
+            command = Enqueue(self.name, **{"payload": task_id.encode(), "task_id": task_id, **options})
+            assert self.do(command) == [task_id]
         return self
 
     def add_many(self, *payloads: bytes) -> list[str]:

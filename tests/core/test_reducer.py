@@ -107,6 +107,123 @@ def test_what_breaks_a_rule_is_refused_naming_rule_event_and_state(what: str) ->
     assert dump(state) == before
 
 
+# Every event on a task in every state, each event right in all but the state
+
+ID = "jobs:1:1:00"
+LATE = T0 + 200
+WALKS: dict[str, tuple[AnyEvent, ...]] = {
+    "new": (),
+    "scheduled": (Enqueued("jobs", 1, T0, 1, "a", b"", 0, T0 + 9),),
+    "ready": (ENQUEUED,),
+    "processing": (ENQUEUED, LEASED),
+    "expired": (ENQUEUED, LEASED, Expired("jobs", 3, LATE, 1, "a", ID, 1)),
+    "failed": (ENQUEUED, LEASED, Failed("jobs", 3, T0, 1, "a", ID, "", 1)),
+    "dead": (ENQUEUED, DeadLettered("jobs", 2, T0, 1, "a", "ttl", "ttl")),
+    "acked": (ENQUEUED, LEASED, Acked("jobs", 3, T0, 1, "a", ID)),
+    "deleted": (ENQUEUED, Deleted("jobs", 2, T0, 1, "a")),
+}
+"""How a task gets into each state of section 1 of the contract."""
+
+LEADS_TO: dict[str, dict[str, str]] = {
+    "Enqueued": {"new": "ready"},
+    "Enqueued later": {"new": "scheduled"},
+    "Matured": {"scheduled": "ready"},
+    "Leased": {"ready": "processing"},
+    "Extended": {"processing": "processing"},
+    "Acked": {"processing": "gone"},
+    "Expired": {"processing": "expired"},
+    "Failed": {"processing": "failed"},
+    "Released": {"processing": "ready"},
+    "Requeued": {"expired": "ready", "failed": "ready"},
+    "Requeued later": {"expired": "scheduled", "failed": "scheduled"},
+    "DeadLettered": {"expired": "dead", "failed": "dead", "ready": "dead", "scheduled": "dead"},
+    "Redriven": {"dead": "ready"},
+    "Deleted": {"scheduled": "gone", "ready": "gone", "dead": "gone"},
+}
+"""The same table as in the contract, by event."""
+
+
+def next_event(state: QueueState, what: str) -> AnyEvent:
+    start = ("jobs", state.seq + 1, LATE, 1, "a")
+    events: dict[str, AnyEvent] = {
+        "Enqueued": Enqueued(*start, b""),
+        "Enqueued later": Enqueued(*start, b"", 0, LATE + 9),
+        "Matured": Matured(*start),
+        "Leased": Leased(*start, "jobs:1:2:00", state.last_token + 1, LATE + 9),
+        "Extended": Extended(*start, ID, LATE + 9),
+        "Acked": Acked(*start, ID),
+        "Expired": Expired(*start, ID, 1),
+        "Failed": Failed(*start, ID, "", 1),
+        "Released": Released(*start, ID),
+        "Requeued": Requeued(*start),
+        "Requeued later": Requeued(*start, LATE + 9),
+        "DeadLettered": DeadLettered(*start, "ttl", "ttl"),
+        "Redriven": Redriven(*start, state.next_number),
+        "Deleted": Deleted(*start),
+    }
+    return events[what]
+
+
+@pytest.mark.parametrize("what", LEADS_TO)
+@pytest.mark.parametrize("where", WALKS)
+def test_every_event_on_a_task_in_every_state(where: str, what: str) -> None:
+    state = replay(WALKS[where], QueueState("jobs"))
+    event, before = next_event(state, what), dump(state)
+    if where not in LEADS_TO[what]:
+        with pytest.raises(IllegalEvent) as caught:
+            apply(state, event)
+        rule = caught.value.rule
+        if what.startswith("Enqueued"):
+            assert rule.startswith("task number"), "a number is never given again"
+        elif where in ("new", "acked", "deleted"):
+            assert rule.startswith("I5:")
+        elif what in ("Extended", "Acked", "Expired", "Failed", "Released"):
+            assert rule.startswith("I4:")
+        else:
+            assert rule.startswith("lifecycle:")
+            assert where in rule
+    else:
+        after = apply(state, event)
+        task = after.tasks.get(1)
+        assert (task.state if task else "gone") == LEADS_TO[what][where]
+        assert after.limbo == (where != "new" and LEADS_TO[what][where] in ("expired", "failed"))
+    assert dump(state) == before
+
+
+@pytest.mark.parametrize("where", ["scheduled", "ready", "dead"])
+def test_a_purge_removes_exactly_the_tasks_of_its_state(where: str) -> None:
+    state = replay(WALKS[where], QueueState("jobs"))
+    for purged in ("scheduled", "ready", "dead"):
+        for count in (0, 1, 2):
+            event = Purged("jobs", state.seq + 1, LATE, purged, count)  # type: ignore[arg-type]
+            if count == (purged == where):
+                after = apply(state, event)
+                assert (len(after.tasks), after.totals.deleted) == (1 - count, count)
+            else:
+                with pytest.raises(IllegalEvent, match="I1"):
+                    apply(state, event)
+
+
+def test_a_place_out_of_turn_is_refused() -> None:
+    dead = replay(WALKS["dead"], QueueState("jobs"))
+    for place in (0, 1, 3):
+        with pytest.raises(IllegalEvent, match="place 2 is next"):
+            apply(dead, Redriven("jobs", 3, LATE, 1, "a", place))
+
+
+def test_an_id_is_known_until_its_window_has_passed() -> None:
+    """I14 by the event's own time, so that a replay needs no clock."""
+    first = Enqueued("jobs", 1, T0, 1, "a", b"", dedup_ms=50)
+    state = replay([first, Deleted("jobs", 2, T0, 1, "a")], QueueState("jobs"))
+    with pytest.raises(IllegalEvent, match="I14"):
+        apply(state, Enqueued("jobs", 3, T0 + 49, 2, "a", b""))
+    assert apply(state, Enqueued("jobs", 3, T0 + 50, 2, "a", b"")).named("a") is not None
+
+
+def test_only_an_enqueue_carries_the_payload() -> None:
+    assert [type(event) for event in ONE_OF_EACH if "payload" in event.__struct_fields__] == [Enqueued]
+
+
 def test_a_token_is_not_given_twice() -> None:
     q = Q().add("a", "b")
     q.take()
@@ -118,11 +235,13 @@ def test_an_old_state_stays_valid_after_a_thousand_events() -> None:
     q = Q(max_attempts=3, backoff_ms=5).add("a", "b", "c")
     q.take()
     old, was = q.state, dump(q.state)
-    for number in range(250):
+    for number in range(350):
         q.add(f"t{number}", priority=number % 10, delay_ms=number % 3, ttl_ms=50 + number % 7)
         q.take(5)
         q.tick(3)
-    assert q.state.seq > old.seq + 700
+        if number % 50 == 0:
+            q.purge("dead")  # the checks recount every task
+    assert q.state.seq > old.seq + 1000
     assert dump(old) == was
     again = replay(q.log[: old.seq], QueueState("jobs"))
     assert dump(again) == was

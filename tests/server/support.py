@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
@@ -104,7 +104,7 @@ class Client:
         self.socket.settimeout(WAIT_S)
         self.socket.connect(address)
         self.name = "{}:{}".format(*self.socket.getsockname())
-        self._buffer = b""
+        self._file = self.socket.makefile("rb")
         self._seen = b""
         if protocol == 3:
             assert isinstance(self("HELLO", 3), dict)
@@ -116,6 +116,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        self._file.close()
         self.socket.close()
 
     def half_close(self) -> None:
@@ -152,8 +153,13 @@ class Client:
         self.read()
         return self._seen
 
+    def pipeline(self, *commands: Sequence[Word]) -> list[Any]:
+        """Many commands in one send, and all their replies."""
+        self.send_raw(b"".join(encode(*words) for words in commands))
+        return [self.read() for _ in commands]
+
     def read(self) -> Any:
-        """The next reply: bytes, int, None, list, dict, Status or Failure."""
+        """The next reply: bytes, int, bool, None, list, dict, Status or Failure."""
         line = self._line()
         kind, rest = line[:1], line[1:]
         if kind == b"+":
@@ -178,10 +184,8 @@ class Client:
 
     def read_bytes(self, size: int) -> None:
         """Take so many bytes off the socket, whatever they are."""
-        size -= len(self._buffer)
-        self._buffer = b""
         while size > 0:
-            got = self.socket.recv(min(size, 4 * MIB))
+            got = self._file.read1(min(size, 4 * MIB))
             if not got:
                 raise Gone
             size -= len(got)
@@ -189,38 +193,26 @@ class Client:
     def is_closed_by_server(self) -> bool:
         """Whether the connection ends here, with nothing more said."""
         try:
-            got = self._buffer or self.socket.recv(1024)
+            got = self._file.read1(1024)
         except ConnectionResetError:
             return True
         assert not got, f"the server goes on: {got!r}"
         return True
 
     def _line(self) -> bytes:
-        while b"\r\n" not in self._buffer:
-            self._receive()
-        line, self._buffer = self._buffer.split(b"\r\n", 1)
-        self._seen += line + b"\r\n"
-        return line
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise Gone(f"with {line!r} left over")
+        self._seen += line
+        return line[:-2]
 
     def _bytes(self, size: int) -> bytes:
-        parts, have = [self._buffer], len(self._buffer)
-        while have < size + 2:
-            got = self.socket.recv(4 * MIB)
-            if not got:
-                raise Gone
-            parts.append(got)
-            have += len(got)
-        data = b"".join(parts)
-        assert data[size : size + 2] == b"\r\n"
-        self._buffer = data[size + 2 :]
-        self._seen += data[: size + 2]
-        return data[:size]
-
-    def _receive(self) -> None:
-        got = self.socket.recv(65536)
-        if not got:
-            raise Gone(f"with {self._buffer!r} left over")
-        self._buffer += got
+        data = self._file.read(size + 2)
+        if len(data) < size + 2:
+            raise Gone
+        assert data.endswith(b"\r\n")
+        self._seen += data
+        return data[:-2]
 
 
 # The server, in a thread
