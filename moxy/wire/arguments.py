@@ -37,11 +37,11 @@ from moxy.core.commands import (
     Show,
     Stats,
 )
-from moxy.core.errors import BADTIMEOUT, ERR, LEASED, TOOBIG, Refused
+from moxy.core.errors import BADTIMEOUT, ERR, LEASED, NOTASK, TOOBIG, Refused
 from moxy.core.events import PurgeState
 from moxy.core.ids import NUMBER_MAX, client_task_id, queue_name, split_lease_id
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
-from moxy.core.policy import COUNT_MAX, DURATION_MS_MAX, RANGES, REASON_BYTES_MAX
+from moxy.core.policy import COUNT_MAX, DURATION_MS_MAX, PAYLOAD_BYTES_MAX, RANGES, REASON_BYTES_MAX
 from moxy.wire.resp import parse_int
 
 Argv: TypeAlias = Sequence[bytes]
@@ -96,7 +96,7 @@ def text(raw: bytes, what: str, bytes_max: int) -> str:
 
 def lease(raw: bytes) -> tuple[str, str, int, int]:
     """Queue, lease id, task number and token. Raises Refused NOLEASE."""
-    lease_id = raw.decode(errors="replace")
+    lease_id = raw.decode(errors="surrogateescape")
     queue, number, token = split_lease_id(lease_id)
     return queue, lease_id, number, token
 
@@ -157,6 +157,8 @@ def _unknown_option(name: bytes) -> Refused:
 
 def enqueue(argv: Argv, worker: str) -> Intent:
     queue, payload = queue_name(argv[1]), argv[2]
+    if len(payload) > PAYLOAD_BYTES_MAX:  # the queue checks it too; here it comes before the options, as they stand
+        raise Refused(TOOBIG, f"a payload has at most {PAYLOAD_BYTES_MAX} bytes, this one has {len(payload)}")
     if len(argv) == 3:
         return Enqueue(queue, payload)
     task_id, priority, delay_ms, ttl_ms, attempts, own_lease_ms, dedup_ms = "", 0, 0, UNSET, UNSET, 0, 0
@@ -279,8 +281,9 @@ def show(argv: Argv, worker: str) -> Intent:
 
 
 def _task_id(raw: bytes) -> str:
-    """An id to look for. What cannot be one is simply not there."""
-    return raw.decode(errors="replace")
+    """An id to look for. What cannot be one is simply not there: bytes that are no UTF-8 must not look like some that
+    are, as they would if they were replaced."""
+    return raw.decode(errors="surrogateescape")
 
 
 def stats(argv: Argv, worker: str) -> Intent:
@@ -353,6 +356,8 @@ def redrive(argv: Argv, worker: str) -> Intent:
             count = integer(words.value(name), "COUNT", 1, COUNT_MAX)
         elif name == b"ID":
             task_id = _task_id(words.value(name))
+            if not task_id:
+                raise Refused(NOTASK, "no dead task has an empty id")
         else:
             raise _unknown_option(name)
     if count and task_id:
