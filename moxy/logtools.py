@@ -28,13 +28,13 @@ from moxy.journal.recovery import events_of
 from moxy.journal.repair import repair
 from moxy.journal.segments import SEGMENT_SUFFIX, SNAPSHOT_SUFFIX, Walk
 from moxy.journal.verify import verify
-from moxy.replay import Change, diff, fold, of_task, states_at, what_if
+from moxy.replay import Change, diff, fold, of_task, states_at, what_if, within
 
 PAYLOAD_SHOWN_BYTES: Final = 256
 _FOLLOW_S: Final = 0.2
 
-Position = tuple[int, int]
-"""A point in a log: (sequence, 0), or (0, milliseconds since 1970)."""
+Position = tuple[int | None, int | None]
+"""A point in a log: (sequence, None), or (None, milliseconds since 1970)."""
 
 
 class PointType(click.ParamType[Position]):
@@ -44,14 +44,14 @@ class PointType(click.ParamType[Position]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Position:
         if value.isascii() and value.isdecimal():
-            return (int(value), 0)
+            return (int(value), None)
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r} is neither a sequence number nor a time such as 2026-11-24T21:00:00", param, ctx)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return (0, int(moment.timestamp() * 1000))
+        return (None, int(moment.timestamp() * 1000))
 
 
 POINT: Final = PointType()
@@ -72,6 +72,10 @@ class Log:
     def __init__(self, directory: str) -> None:
         self._disk: Final = disk_of(directory)
         self._files: Final = segments.segments_of(self._disk)
+
+    def close(self) -> None:
+        """Let the directory go."""
+        self._disk.close()
 
     def events(self, from_sequence: int = 0) -> Iterator[tuple[int, AnyEvent]]:
         """(global sequence, event), oldest first, as far as they are kept. A torn end is where it ends."""
@@ -121,23 +125,26 @@ def events(
     people = sys.stdout.isatty() and not as_json
     following = 0
     while True:
-        for number, event in Log(directory).events(following):
+        log = Log(directory)
+        for number, event in log.events(following):
             following = number + 1
             if (
                 (queue is None or event.queue == queue)
                 and (task is None or (isinstance(event, TaskEvent) and event.task_id == task))
                 and (kind is None or type(event).__name__ == kind)
-                and (since is None or not _before(event, since))
-                and (until is None or _before(event, until) or event.seq == until[0] or event.at_ms == until[1])
+                and (since is None or _from(event, since))
+                and (until is None or within(event, *until))
             ):
                 click.echo(_line(event) if people else to_json(number, event))
+        log.close()
         if not follow:
             return
         time.sleep(_FOLLOW_S)
 
 
-def _before(event: AnyEvent, point: Position) -> bool:
-    return event.seq < point[0] or event.at_ms < point[1]
+def _from(event: AnyEvent, point: Position) -> bool:
+    seq, at_ms = point
+    return (seq is None or event.seq >= seq) and (at_ms is None or event.at_ms >= at_ms)
 
 
 def to_json(number: int, event: AnyEvent) -> str:
@@ -148,7 +155,8 @@ def to_json(number: int, event: AnyEvent) -> str:
         told["payload_bytes"] = len(payload)
         shown = payload[:PAYLOAD_SHOWN_BYTES]
         try:
-            told["payload"] = shown.decode()
+            payload.decode()
+            told["payload"] = shown.decode(errors="ignore")  # the cut may fall into a character
         except UnicodeDecodeError:
             del told["payload"]
             told["payload_base64"] = base64.b64encode(shown).decode()
@@ -197,7 +205,7 @@ def replay(
                 name, diff(before.get(name) or QueueState(name), after.get(name) or QueueState(name)), Console()
             )
     else:
-        states = states_at(base, wanted, *(at or (0, 0)))
+        states = states_at(base, wanted, *(at or (None, None)))
         for name in sorted(states):
             if queue is None or name == queue:
                 _print_state(states[name])
@@ -208,8 +216,8 @@ def _step(base: dict[str, QueueState], log: Iterator[AnyEvent], at: Position | N
     console = Console()
     states = dict(base)
     for event, state in fold(base, log):
-        if at is not None and not _before(event, at) and event.seq != at[0]:
-            return
+        if at is not None and not within(event, *at):
+            continue
         before = states.get(event.queue) or QueueState(event.queue)
         states[event.queue] = state
         click.echo(_line(event))

@@ -35,15 +35,22 @@ def fold(base: Mapping[str, QueueState], events: Iterable[AnyEvent]) -> Iterator
 
 
 def states_at(
-    base: Mapping[str, QueueState], events: Iterable[AnyEvent], until_seq: int = 0, until_ms: int = 0
+    base: Mapping[str, QueueState],
+    events: Iterable[AnyEvent],
+    until_seq: int | None = None,
+    until_ms: int | None = None,
 ) -> States:
-    """All states after the last event of each queue with `seq <= until_seq` and `at_ms <= until_ms` (0: no bound)."""
+    """All states after the last event of each queue that is `within` the bounds (None: no bound)."""
     states: States = dict(base)
     for event in events:
-        if (until_seq and event.seq > until_seq) or (until_ms and event.at_ms > until_ms):
-            continue
-        states[event.queue] = apply(states.get(event.queue) or QueueState(event.queue), event)
+        if within(event, until_seq, until_ms):
+            states[event.queue] = apply(states.get(event.queue) or QueueState(event.queue), event)
     return states
+
+
+def within(event: AnyEvent, until_seq: int | None, until_ms: int | None) -> bool:
+    """Whether the event is not past a point: a sequence number of its own queue, or a time."""
+    return (until_seq is None or event.seq <= until_seq) and (until_ms is None or event.at_ms <= until_ms)
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -62,6 +62,8 @@ _PATIENCE_S: Final = 10.0
 """How long a socket may take to bring what must come. Nothing waits that long unless something is wrong."""
 _TURNS_MAX: Final = 100
 """Turns that one step may take. A turn does 1,000 tasks a queue, more than any program here has."""
+_ROUNDS_TO_REST: Final = 6
+"""Rounds of the loop after which a server that was sent nothing new has no turn left to run."""
 _PARTS_MAX: Final = 4
 
 
@@ -506,12 +508,12 @@ class ConnectionSystem(_OverService[_Talker]):
         self._chance = random.Random(0)
 
     def execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
-        self.clock.ms = now_ms
         if client not in self.clients:
             talker = _Talker(Connection(Session(len(self.clients) + 1, f"peer of {client}"), self._greetings))
             self.clients[client] = talker
             hello = self._say(talker, [b"HELLO", b"%d" % self._protocol, b"SETNAME", client.encode()])
             assert hello is not None, "HELLO has no reply"
+        self.clock.ms = now_ms
         reply = self._say(self.clients[client], argv)
         return BLOCKED if reply is None else _in_resp3_shape(argv, reply[0])
 
@@ -657,12 +659,11 @@ class SocketSystem:
             self._callers[client] = await self._connect(client)
         caller = self._callers[client]
         assert not caller.waits_with, "a client that waits was made to speak"
-        blocked = self._server.service.blocked
         await self._send(caller, argv, now_ms)
         may_block = b"BLOCK" in [word.upper() for word in argv]
         patience = _Patience(f"a reply to {argv[:3]}")
         while (reply := self._read(caller)) is None:
-            if may_block and self._server.service.blocked > blocked and not self._server.service.has_work:
+            if may_block and self._server.service.blocked == self._still_waiting() + 1:
                 caller.waits_with = argv
                 break
             await patience.wait()
@@ -706,17 +707,17 @@ class SocketSystem:
             if not service.has_work and (wake_ms is None or wake_ms > now_ms):
                 break
             await patience.wait()
-        waiting = {name: caller for name, caller in self._callers.items() if caller.waits_with}
         patience = _Patience("the replies to clients that do not wait any more")
-        while True:
-            for name, caller in list(waiting.items()):
-                if (reply := self._read(caller)) is not None:
-                    self._answers.append((name, _in_resp3_shape(caller.waits_with, reply[0])))
-                    caller.waits_with = ()
-                    del waiting[name]
-            if len(waiting) == service.blocked:
-                return
+        while self._still_waiting() != service.blocked:
             await patience.wait()
+
+    def _still_waiting(self) -> int:
+        """How many clients wait, after hearing what has come for them."""
+        for name, caller in self._callers.items():
+            if caller.waits_with and (reply := self._read(caller)) is not None:
+                self._answers.append((name, _in_resp3_shape(caller.waits_with, reply[0])))
+                caller.waits_with = ()
+        return sum(1 for caller in self._callers.values() if caller.waits_with)
 
     async def _ask(self, caller: _Caller, argv: Sequence[bytes]) -> Plain:
         await self._send(caller, argv)
@@ -726,14 +727,20 @@ class SocketSystem:
         return reply[0]
 
     async def _send(self, caller: _Caller, argv: Sequence[bytes], now_ms: int | None = None) -> None:
-        """The clock moves with the last piece: with any before it, the server would already do what is due."""
-        *parts, last = cut(encode_command(argv), self._chance)
-        for part in parts:
+        """In pieces. A late command comes whole, right after the clock has moved, and finds the server at rest.
+
+        A turn that is still to come, or one for a piece, would do what is due before the command is there.
+        """
+        is_late = now_ms is not None and now_ms != self._clock.ms
+        if is_late:
+            for _ in range(_ROUNDS_TO_REST):
+                await asyncio.sleep(0)
+            assert now_ms is not None
+            self._clock.ms = now_ms
+        for part in [encode_command(argv)] if is_late else cut(encode_command(argv), self._chance):
             await self._loop.sock_sendall(caller.sock, part)
             if self._chance.randrange(4) == 0:
                 await asyncio.sleep(0)
-        self._clock.ms = self._clock.ms if now_ms is None else now_ms
-        await self._loop.sock_sendall(caller.sock, last)
 
     def _read(self, caller: _Caller) -> tuple[Plain] | None:
         try:

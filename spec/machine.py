@@ -1,31 +1,27 @@
-"""The machine: it drives a system and the reference model in lock-step, and compares them after every step.
+"""The machine: Hypothesis drives a system and the reference model in lock-step through random programs.
 
-What lives here: the rules (what clients, operators, networks and time may do), the comparison, the counts of what was
-exercised, and `check`, which runs it all and tells what held or the shortest program that failed. What must not live
-here: anything of `moxy` (a system comes as a factory of `spec.system.System`), any rule of a queue (that is `model`).
+What lives here: the rules (what clients, operators, networks and time may do, and what must be refused), what a run has
+to come across, and `check`, which tells what held or the shortest program that failed. What must not live here:
+anything of `moxy` (a system comes as a factory of `spec.system.System`), any rule of a queue (that is `model`), how the
+two are compared (that is `lockstep`).
 
-A step is one command, one passing of time, one lost connection or one lost reply. After it, due work included, the
-reply, the replies to those who waited, and the whole state of all queues must be those of the model. Leases are never
-forgotten: commands go on using void ones on purpose.
+Leases are never forgotten: commands go on using void ones on purpose.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, ParamSpec, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings, target
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from spec.model import BLOCKED, MAX_MS, MAX_PAYLOAD_BYTES, QUEUE_EVENTS, TASK_EVENTS, Model, Refusal
-from spec.system import Answer, Plain, System, SystemFactory, plain
+from spec.lockstep import Disconnect, ListByPage, LoseReply, Mismatch, Pair, Say, Step, Tally, Wait, shorten
+from spec.model import MAX_MS, MAX_PAYLOAD_BYTES, QUEUE_EVENTS, TASK_EVENTS
+from spec.system import SystemFactory
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-T0_MS: Final = 1_000_000
 CLIENTS: Final = ("c1", "c2", "c3", "c4")
 QUEUES: Final = (b"a", b"b", b"gr\xc3\xbcn:1")
 IDS: Final = (b"x", b"y", b"z", b"task:\xc3\xbc")
@@ -44,36 +40,6 @@ MOVES: Final = (
 WAITS: Final = ("a wait begins", "a wait is answered", "a wait times out")
 
 
-@dataclass
-class Tally:
-    """What a run exercised. Failing and shrinking runs count as well."""
-
-    programs: int = 0
-    steps: int = 0
-    rules: Counter[str] = field(default_factory=Counter)
-    replies: Counter[str] = field(default_factory=Counter)
-    events: Counter[str] = field(default_factory=Counter)
-    moves: Counter[str] = field(default_factory=Counter)
-
-    def missing(self, can_block: bool, takes_megabytes: bool) -> list[str]:
-        """What a thorough run should have come across and did not."""
-        cannot = ([] if can_block else ["fetch_and_wait"]) + ([] if takes_megabytes else ["too_big"])
-        never = [f"rule {name}" for name in _rule_names() if not self.rules[name] and name not in cannot]
-        never += [f"reply {code}" for code in CODES if not self.replies[code]]
-        never += [f"event {name}" for name in (*TASK_EVENTS, *QUEUE_EVENTS) if not self.events[name]]
-        never += [f"move {name}" for name in MOVES if not self.moves[name]]
-        never += [f"move {name}" for name in WAITS if can_block and not self.moves[name]]
-        return never
-
-
-class Mismatch(AssertionError):
-    """The system and the model disagree. `transcript` is the program up to there, in the manner of redis-cli."""
-
-    def __init__(self, transcript: str) -> None:
-        super().__init__("\n" + transcript)
-        self.transcript: Final = transcript
-
-
 # Strategies: mostly what makes things happen, sometimes what must be refused
 
 client_names: Final = st.sampled_from(CLIENTS)
@@ -82,7 +48,7 @@ task_ids: Final = st.sampled_from(IDS)
 payloads: Final = st.sampled_from((b"p", b"", b"\x00\xff\r\n", b"x" * 100))
 small_ms: Final = st.sampled_from((b"10", b"1", b"3", b"25", b"100"))
 lease_for_ms: Final = st.sampled_from((b"10", b"5", b"25", b"100", b"default", b"DEFAULT", b"2592000000"))
-picks: Final = st.sampled_from((0, 0, 0, 0, 1, 1, 2, 3, 4, 6, 9, 14, 20))
+picks: Final = st.sampled_from((0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 9, 14, 20))
 """Which of the leases so far: the live ones come first, then the void ones, the latest first in both."""
 
 _BAD_NUMBERS: Final = (b"-1", b"x", b"", b"01", b"+1", b" 1", b"1.0", b"2592000001", b"9223372036854775808", b"\xff")
@@ -98,7 +64,7 @@ ENQUEUE_OPTIONS: Final = {
     "TTL": st.sampled_from((b"10", b"3", b"25", b"40")),
     "MAXATTEMPTS": st.sampled_from((b"1", b"0", b"2")),
     "LEASE": small_ms,
-    "DEDUP": st.sampled_from((b"10", b"30", b"100")),
+    "DEDUP": st.sampled_from((b"10", b"100", b"2592000000")),
 }
 POLICY_VALUES: Final = {
     "max_attempts": st.sampled_from((b"2", b"1", b"0", b"25")),
@@ -152,16 +118,10 @@ class LockStep(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.system: System = type(self).factory()
-        self.model = Model()
-        self.now_ms = T0_MS
-        self.leases: list[bytes] = []
-        self.waiting: set[str] = set()
-        self.lines: list[str] = []
-        self.seen: Counter[str] = Counter()
-        self.state: dict[str, Any] = {}
-        self.can_block = self.system.can_block
-        self.takes_megabytes = self.system.takes_megabytes
+        self.pair = Pair(type(self).factory(), self.tally)
+        self.model = self.pair.model
+        self.can_block = self.pair.system.can_block
+        self.takes_megabytes = self.pair.system.takes_megabytes
         self.tally.programs += 1
 
     # Producers
@@ -183,6 +143,13 @@ class LockStep(RuleBasedStateMachine):
         if "DEDUP" in options:
             options = {"ID": IDS[0], **options}
         self.say("enqueue_with_options", client, b"ENQUEUE", queue, payload, *flatten(options), late=late)
+
+    @precondition(lambda self: self.remembered())
+    @rule(client=client_names, pick=picks, payload=payloads, late=st.sampled_from((0, 0, 1, 10)))
+    def enqueue_a_remembered_id(self, client: str, pick: int, payload: bytes, late: int) -> None:
+        known = self.remembered()
+        queue, task_id = known[pick % len(known)]
+        self.say("enqueue_a_remembered_id", client, b"ENQUEUE", queue, payload, b"ID", task_id, late=late)
 
     @rule(client=client_names, queue=queue_names, batch=st.lists(payloads, min_size=1, max_size=4))
     def menqueue(self, client: str, queue: bytes, batch: list[bytes]) -> None:
@@ -214,7 +181,6 @@ class LockStep(RuleBasedStateMachine):
         late: int,
     ) -> None:
         options = fetch_options(count, None, bound, others) or [b"COUNT", b"1"]
-        late = 0 if self.waiting else late  # else see tests/spec/test_found.py
         self.say("fetch_with_options", client, b"FETCH", queue, timeout, *options, late=late)
 
     @precondition(lambda self: self.can_block)
@@ -240,21 +206,34 @@ class LockStep(RuleBasedStateMachine):
         late: int,
     ) -> None:
         options = fetch_options(count, block, bound, others)
-        late = 0 if self.waiting else late
         self.say("fetch_and_wait", client, b"FETCH", queue, timeout, *options, late=late)
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.can_block and self.without_ready())
+    @rule(client=client_names, pick=picks, block=st.sampled_from((b"0", b"20", b"100")), timeout=lease_for_ms)
+    def wait_for_what_comes_back(self, client: str, pick: int, block: bytes, timeout: bytes) -> None:
+        queues = self.without_ready()
+        queue = queues[pick % len(queues)]
+        self.say("wait_for_what_comes_back", client, b"FETCH", queue, timeout, b"BLOCK", block)
+
+    @precondition(lambda self: self.void_ones())
+    @rule(client=client_names, verb=st.sampled_from((b"ACK", b"NACK", b"EXTEND")), pick=picks)
+    def use_a_void_lease_of_a_leased_task(self, client: str, verb: bytes, pick: int) -> None:
+        void = self.void_ones()
+        more = [b"10"] if verb == b"EXTEND" else []
+        self.say("use_a_void_lease_of_a_leased_task", client, verb, void[pick % len(void)], *more)
+
+    @precondition(lambda self: self.pair.leases)
     @rule(client=client_names, pick=picks, late=st.sampled_from((0, 0, 0, 1, 10, 100)))
     def ack(self, client: str, pick: int, late: int) -> None:
         self.say("ack", client, b"ACK", self.lease(pick), late=late)
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.pair.leases)
     @rule(client=client_names, some=st.lists(st.one_of(picks, st.sampled_from(BAD_LEASES)), min_size=1, max_size=4))
     def mack(self, client: str, some: list[int | bytes]) -> None:
         named = [self.lease(pick) if isinstance(pick, int) else pick for pick in some]
         self.say("mack", client, b"MACK", *named)
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.pair.leases)
     @rule(
         client=client_names,
         pick=picks,
@@ -276,10 +255,16 @@ class LockStep(RuleBasedStateMachine):
     def nack(self, client: str, pick: int, options: dict[str, bytes | None], late: int) -> None:
         self.say("nack", client, b"NACK", self.lease(pick), *flatten(options), late=late)
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.pair.leases)
     @rule(client=client_names, pick=picks, more=small_ms, late=st.sampled_from((0, 0, 1, 10, 100)))
     def extend(self, client: str, pick: int, more: bytes, late: int) -> None:
         self.say("extend", client, b"EXTEND", self.lease(pick), more, late=late)
+
+    @precondition(lambda self: self.held_with_a_limit())
+    @rule(client=client_names, pick=picks, more=st.sampled_from((b"2592000000", b"50", b"20")))
+    def extend_to_the_limit(self, client: str, pick: int, more: bytes) -> None:
+        held = self.held_with_a_limit()
+        self.say("extend_to_the_limit", client, b"EXTEND", held[pick % len(held)], more)
 
     # Operators
 
@@ -348,64 +333,34 @@ class LockStep(RuleBasedStateMachine):
     @rule(client=client_names, count=st.sampled_from((b"1", b"2")))
     def queues_page_by_page(self, client: str, count: bytes) -> None:
         """Cursors are opaque, so it is what all the pages list together that must be right."""
-        client = self.free(client)
-        if not client:
-            return
-        self.count_rule("queues_page_by_page")
-        listed: list[Plain] = []
-        cursor: Plain = b"0"
-        while cursor != b"0" or not listed:
-            assert isinstance(cursor, bytes)
-            command = [b"MOXY.QUEUES", b"COUNT", count, b"CURSOR", cursor]
-            page = self.do(self.system.execute, client, command, self.now_ms)
-            self.lines.append(f"{client}> MOXY.QUEUES COUNT {shown(count)} CURSOR {shown(cursor)}\n   {told(page)}")
-            if not isinstance(page, list) or not isinstance(page[1], list):
-                self.differ("the reply", page, "a cursor and names")
-                return
-            cursor = page[0]
-            listed += page[1]
-            if not page[1]:
-                break
-        self.compare(
-            "all pages", sorted(listed, key=repr), sorted((name.encode() for name in self.model.queues), key=repr)
-        )
-        self.settle()
+        if client := self.free(client):
+            self.step("queues_page_by_page", ListByPage(client, count))
 
     # Time and the network
 
     @rule(ms=st.sampled_from((1, 2, 5, 10, 11, 25)))
     def a_moment_passes(self, ms: int) -> None:
-        self.pass_time("a_moment_passes", ms)
+        self.step("a_moment_passes", Wait(ms))
 
     @precondition(lambda self: self.model.next_due_ms() is not None)
     @rule(early=st.sampled_from((0, 0, 1)))
     def until_the_next_due_time(self, early: int) -> None:
         due_ms = self.model.next_due_ms()
         assert due_ms is not None
-        self.pass_time("until_the_next_due_time", max(due_ms - early - self.now_ms, 0))
+        self.step("until_the_next_due_time", Wait(max(due_ms - early - self.pair.now_ms, 0)))
 
     @rule(ms=st.sampled_from((100, 1_000, MAX_MS)))
     def a_long_time_passes(self, ms: int) -> None:
-        self.pass_time("a_long_time_passes", ms)
+        self.step("a_long_time_passes", Wait(ms))
 
     @rule(client=client_names)
     def disconnect(self, client: str) -> None:
-        self.count_rule("disconnect")
-        self.lines.append(f"{client} disconnects")
-        self.waiting.discard(client)
-        self.model.disconnect(client, self.now_ms)
-        self.do(self.system.disconnect, client, self.now_ms)
-        self.settle()
+        self.step("disconnect", Disconnect(client))
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.pair.leases)
     @rule(pick=picks)
     def undeliver(self, pick: int) -> None:
-        lease_id = self.lease(pick).decode()
-        self.count_rule("undeliver")
-        self.lines.append(f"the reply with lease {lease_id} is lost")
-        self.model.undeliver(lease_id, self.now_ms)
-        self.do(self.system.undeliver, lease_id, self.now_ms)
-        self.settle()
+        self.step("undeliver", LoseReply(self.lease(pick).decode()))
 
     # What must be refused
 
@@ -434,11 +389,14 @@ class LockStep(RuleBasedStateMachine):
         self.say("bad_enqueue", client, b"ENQUEUE", queue, b"p", *(good + bad if at_end else bad + good))
 
     @precondition(lambda self: self.takes_megabytes)
-    @rule(client=client_names, queue=queue_names, verb=st.sampled_from((b"ENQUEUE", b"MENQUEUE")))
-    def too_big(self, client: str, queue: bytes, verb: bytes) -> None:
-        full = self.model.queues.get(queue.decode())
-        if full is None or not full.policy["max_ready"]:  # else see tests/spec/test_found.py
-            self.say("too_big", client, verb, queue, TOO_BIG)
+    @rule(
+        client=client_names,
+        queue=queue_names,
+        verb=st.sampled_from((b"ENQUEUE", b"MENQUEUE")),
+        rest=st.sampled_from(([], [b"ID", IDS[0]], [b"PRIORITY", b"x"])),
+    )
+    def too_big(self, client: str, queue: bytes, verb: bytes, rest: list[bytes]) -> None:
+        self.say("too_big", client, verb, queue, TOO_BIG, *rest)
 
     @rule(
         client=client_names,
@@ -458,7 +416,7 @@ class LockStep(RuleBasedStateMachine):
     def bad_lease(self, client: str, verb: str, lease: bytes, ms: bytes) -> None:
         self.say("bad_lease", client, verb.encode(), lease, *([ms] if verb == "EXTEND" else []))
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.pair.leases)
     @rule(
         client=client_names,
         pick=picks,
@@ -481,7 +439,7 @@ class LockStep(RuleBasedStateMachine):
     def bad_nack(self, client: str, pick: int, options: list[bytes]) -> None:
         self.say("bad_nack", client, b"NACK", self.lease(pick), *options)
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.pair.leases)
     @rule(client=client_names, pick=picks, ms=st.sampled_from((b"0", *_BAD_NUMBERS)))
     def bad_extend(self, client: str, pick: int, ms: bytes) -> None:
         self.say("bad_extend", client, b"EXTEND", self.lease(pick), ms)
@@ -499,10 +457,10 @@ class LockStep(RuleBasedStateMachine):
     def anything(self, client: str, verb: bytes, queue: bytes, rest: list[bytes]) -> None:
         first = [] if verb == b"QUEUES" else [queue]
         if verb in (b"ACK", b"MACK", b"NACK", b"EXTEND"):
-            first = [self.leases[-1] if self.leases else BAD_LEASES[3]]
+            first = [self.pair.leases[-1] if self.pair.leases else BAD_LEASES[3]]
         if verb == b"QUEUES" and b"COUNT" in rest:
             rest = [word for word in rest if word != b"COUNT"]
-        self.say("anything", client, verb, *first, *known_differences_out(verb, rest))
+        self.say("anything", client, verb, *first, *rest)
 
     @rule(
         client=client_names,
@@ -516,14 +474,34 @@ class LockStep(RuleBasedStateMachine):
     def free(self, client: str) -> str:
         """That client, or if it waits the next that does not; "" when all wait."""
         order = CLIENTS[CLIENTS.index(client) :] + CLIENTS[: CLIENTS.index(client)]
-        return next((name for name in order if name not in self.waiting), "")
+        return next((name for name in order if name not in self.pair.waiting), "")
 
     def lease(self, pick: int) -> bytes:
         """One of the leases so far, live or void."""
+        latest_first = self.pair.leases[::-1]
         live = {task.lease.lease_id for queue in self.model.queues.values() for task in queue.tasks if task.lease}
-        latest_first = self.leases[::-1]
         order = sorted(latest_first, key=lambda lease_id: lease_id.decode() not in live)
         return order[pick % len(order)]
+
+    def void_ones(self) -> list[bytes]:
+        """Leases that ended, of tasks that are leased again: all but their token is right."""
+        live = [task.lease.lease_id for queue in self.model.queues.values() for task in queue.tasks if task.lease]
+        again = {lease_id.rsplit(":", 2)[0] for lease_id in live}
+        told = [lease.decode() for lease in self.pair.leases]
+        return [lease.encode() for lease in told if lease.rsplit(":", 2)[0] in again and lease not in live]
+
+    def held_with_a_limit(self) -> list[bytes]:
+        """Live leases of queues with a `max_hold_ms`."""
+        limited = [queue for queue in self.model.queues.values() if queue.policy["max_hold_ms"]]
+        return [task.lease.lease_id.encode() for queue in limited for task in queue.tasks if task.lease]
+
+    def remembered(self) -> list[tuple[bytes, bytes]]:
+        """(queue, id) of the tasks that are gone and whose window was open, and maybe still is."""
+        return [(q.name.encode(), name.encode()) for q in self.model.queues.values() for name, _ in q.remembered]
+
+    def without_ready(self) -> list[bytes]:
+        """Queues with nothing to lease now, and something later on."""
+        return [q.name.encode() for q in self.model.queues.values() if q.tasks and not q.in_state("ready")]
 
     def task_id(self, queue: bytes, pick: int, state: str | None = None) -> bytes:
         """The id of a task there, or one that may not be there."""
@@ -533,98 +511,21 @@ class LockStep(RuleBasedStateMachine):
         return known[pick % len(known)]
 
     def say(self, name: str, client: str, *argv: bytes, late: int = 0) -> None:
-        """One command. `late`: so much time has passed, and the command is there before the timer."""
-        client = self.free(client)
-        if not client:
-            return
-        self.count_rule(name)
-        if late:
-            self.now_ms += late
-            self.lines.append(f"{late} ms later, before the timer (it is {self.now_ms - T0_MS})")
+        """One command, of that client or of another that does not wait."""
         verb, *args = argv
-        command = [b"MOXY." + verb, *args]
-        self.lines.append(f"{client}> {' '.join(map(shown, command))}")
-        expected = plain(self.model.execute(command, self.now_ms, client))
-        self.model.tick(self.now_ms)
-        reply = self.do(self.system.execute, client, command, self.now_ms)
-        self.lines.append("   " + told(expected))
-        self.count_reply(expected)
-        self.keep_leases(expected)
-        if expected is BLOCKED:
-            self.waiting.add(client)
-            self.tally.moves["a wait begins"] += 1
-        self.compare("the reply", reply, expected)
-        self.settle()
+        if client := self.free(client):
+            self.step(name, Say(client, (b"MOXY." + verb, *args), late))
 
-    def do(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Have the system do something; whatever it raises is a difference too, and ends its transcript."""
-        try:
-            return action(*args, **kwargs)
-        except Exception as error:
-            self.lines.append(f"\nthe system raises {type(error).__name__}: {error}")
-            raise Mismatch("\n".join(self.lines)) from error
-
-    def pass_time(self, name: str, ms: int) -> None:
-        self.count_rule(name)
-        self.now_ms += ms
-        self.lines.append(f"{ms} ms pass (it is {self.now_ms - T0_MS})")
-        self.model.tick(self.now_ms)
-        self.do(self.system.tick, self.now_ms)
-        self.settle()
-
-    def settle(self) -> None:
-        """Compare who was answered and all the state, and take note of what moved."""
-        expected: list[Answer] = [(client, plain(reply)) for client, reply in self.model.take_answers()]
-        for client, reply in expected:
-            self.lines.append(f"   {client} has waited for: {told(reply)}")
-            self.waiting.discard(client)
-            self.keep_leases(reply)
-            self.tally.moves["a wait is answered" if reply is not None else "a wait times out"] += 1
-        answers = self.system.take_answers()
-        for client in sorted({name for name, _ in answers + expected}):
-            got = [reply for name, reply in answers if name == client]
-            self.compare(f"what {client} is told", got, [reply for name, reply in expected if name == client])
-        state = self.model.canonical(self.now_ms)
-        self.compare_states(self.do(self.system.canonical, self.now_ms), state)
-        for move in _moves(self.state, state):
-            self.tally.moves[move] += 1
-            self.seen[move] += 1
-        self.state = state
-
-    def keep_leases(self, reply: Plain) -> None:
-        """Remember every lease that was ever told."""
-        for entry in reply if isinstance(reply, list) else [reply]:
-            lease_id = entry.get(b"lease_id") if isinstance(entry, dict) else None
-            if isinstance(lease_id, bytes) and lease_id not in self.leases:
-                self.leases.append(lease_id)
-
-    def count_rule(self, name: str) -> None:
+    def step(self, name: str, step: Step) -> None:
         self.tally.rules[name] += 1
-        self.tally.steps += 1
-
-    def count_reply(self, reply: Plain) -> None:
-        for item in reply if isinstance(reply, list) else [reply]:
-            self.tally.replies[item.code if isinstance(item, Refusal) else "done"] += 1
-
-    def compare(self, what: str, got: Plain, expected: Plain) -> None:
-        """Maps must agree in the order of their keys too."""
-        if repr(got) != repr(expected):
-            self.differ(what, got, expected)
-
-    def compare_states(self, got: dict[str, Any], expected: dict[str, Any]) -> None:
-        for path, left, right in _differences(got, expected, ""):
-            self.differ(f"the state of {path}", left, right)
-
-    def differ(self, what: str, got: object, expected: object) -> None:
-        self.lines.append(f"\n{what} is: {told(got)}\nby the model: {told(expected)}")
-        raise Mismatch("\n".join(self.lines))
+        self.pair.take(step)
 
     def teardown(self) -> None:
         for name in self.model.queues:
             self.tally.events.update(self.model.events_count(name))
         if sys.exc_info()[0] is None:
-            target(float(len(self.seen)), label="kinds of moves")
-        self.system.close()
+            target(float(len(self.pair.seen)), label="kinds of moves")
+        self.pair.close()
 
 
 TOO_BIG: Final = b"x" * (MAX_PAYLOAD_BYTES + 1)
@@ -635,79 +536,6 @@ def fetch_options(count: bytes | None, block: bytes | None, bound: bool, others:
     options += [b"BLOCK", block] if block is not None else []
     options += [b"BOUND"] if bound else []
     return options + ([b"WITH", *others] if others else [])
-
-
-def known_differences_out(verb: bytes, rest: list[bytes]) -> list[bytes]:
-    """Leave out what tests/spec/test_found.py holds as known differences of Moxy from its contract."""
-    return [word for word in rest if word]
-
-
-def _moves(before: dict[str, Any], after: dict[str, Any]) -> Iterable[str]:
-    """What became of each task between two states, in the words of `MOVES`."""
-    for name, queue in after.items():
-        old = {task["number"]: task for task in before[name]["tasks"]} if name in before else {}
-        for task in queue["tasks"]:
-            was = old.pop(task["number"], None)
-            if was is None or was["state"] != task["state"]:
-                cause = f" by {task['dead_cause']}" if task["state"] == "dead" else ""
-                yield f"{was['state'] if was else 'new'} -> {task['state']}{cause}"
-            if was is not None:
-                yield from (end for end in ("expiries", "failures", "releases", "disconnects") if task[end] > was[end])
-                if was["lease_id"] and was["lease_id"] == task["lease_id"] and was["deadline_ms"] < task["deadline_ms"]:
-                    yield "a lease extended"
-                if (
-                    was["state"] == "processing"
-                    and task["state"] == "ready"
-                    and task["place"] < queue["next_number"] - 1
-                ):
-                    yield "a place kept"
-        for gone in old.values():
-            yield f"{gone['state']} -> gone"
-        if queue["remembered"]:
-            yield "an id remembered"
-
-
-def _differences(got: Any, expected: Any, path: str) -> Iterable[tuple[str, object, object]]:
-    """Where two states differ, deepest first."""
-    if isinstance(got, dict) and isinstance(expected, dict) and got.keys() == expected.keys():
-        for key in expected:
-            yield from _differences(got[key], expected[key], f"{path} {key}".strip())
-    elif isinstance(got, list) and isinstance(expected, list) and len(got) == len(expected):
-        for at, (left, right) in enumerate(zip(got, expected, strict=True)):
-            name = right["task_id"] if isinstance(right, dict) else at
-            yield from _differences(left, right, f"{path} {name}")
-    elif got != expected:
-        yield path or "all queues", got, expected
-
-
-# How it is told
-
-
-def shown(word: bytes) -> str:
-    """A word as one would type it into redis-cli."""
-    if len(word) > 150:
-        return f"<{word[:1].decode()} {len(word)} times>"
-    text = word.decode(errors="backslashreplace")
-    if word and all(char.isprintable() and char not in " \"'\\" for char in text):
-        return text
-    return '"' + "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\x{b:02x}" for b in word) + '"'
-
-
-def told(reply: object) -> str:
-    """A reply, or a part of a state, in one line."""
-    if reply is None:
-        return "(nil)"
-    if isinstance(reply, Refusal):
-        return f"(error) {reply.code}"
-    if isinstance(reply, bytes):
-        return shown(reply)
-    if isinstance(reply, int):
-        return f"(integer) {reply}"
-    if isinstance(reply, dict):
-        return "{" + ", ".join(f"{told(key)}: {told(value)}" for key, value in reply.items()) + "}"
-    if isinstance(reply, list | tuple):
-        return "[" + ", ".join(map(told, reply)) + "]"
-    return "(it waits)" if reply is BLOCKED else str(reply)
 
 
 # How it is run
@@ -724,8 +552,17 @@ class Report:
 
     @property
     def missing(self) -> list[str]:
-        """What never happened in this run although it can."""
-        return self.tally.missing(self.can_block, self.takes_megabytes)
+        """What a thorough run should have come across and this one did not."""
+        tally = self.tally
+        cannot = ([] if self.can_block else ["fetch_and_wait", "wait_for_what_comes_back"]) + (
+            [] if self.takes_megabytes else ["too_big"]
+        )
+        never = [f"rule {name}" for name in _rule_names() if not tally.rules[name] and name not in cannot]
+        never += [f"reply {code}" for code in CODES if not tally.replies[code]]
+        never += [f"event {name}" for name in (*TASK_EVENTS, *QUEUE_EVENTS) if not tally.events[name]]
+        never += [f"move {name}" for name in MOVES if not tally.moves[name]]
+        never += [f"move {name}" for name in WAITS if self.can_block and not tally.moves[name]]
+        return never
 
     def format(self) -> str:
         """The report for people."""
@@ -776,7 +613,7 @@ def check(
         derandomize=at_seed is None,
         database=None,
         deadline=None,
-        phases=(Phase.generate, Phase.shrink, *([Phase.target] if targeted else [])),
+        phases=(Phase.generate, *([Phase.target] if targeted else [])),  # `shorten` is quicker, and goes further
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
         print_blob=False,
@@ -788,5 +625,5 @@ def check(
     try:
         run_state_machine_as_test(machine, settings=profile)
     except Mismatch as mismatch:
-        report.failure = mismatch.transcript
+        report.failure = shorten(factory, mismatch).transcript
     return report

@@ -112,39 +112,46 @@ def test_when_any_call_of_a_start_fails_the_next_start_has_everything(kind: Kind
 
 
 def churn(seed: int) -> None:
-    """A store that crashes over and over, with whatever mode, until one seed's luck is used up."""
+    """A store that is killed, loses power, or has an fsync fail, over and over, in whatever mode."""
     work = Workload(seed, payload_bytes=random.Random(seed).choice([120, 120, 1500]))
     rng = work.rng
     disk = SimDisk()
     history: list[AnyEvent] = []
     for _ in range(rng.randrange(1, 4)):
-        store = Store(disk, rng.random() < 0.5, rng.choice([1024, 4096, 65_536]))
+        faulty = FaultyDisk(disk, rng.randrange(4, 30) if rng.random() < 0.3 else 0, only=("sync",))
+        store = Store(faulty, rng.random() < 0.5, rng.choice([1024, 4096, 65_536]))
         assert differences(store.states, folded(history)) == []
         store.history, store.acknowledged = history, len(history)
-        for _ in range(rng.randrange(1, 14)):
-            for _ in range(rng.randrange(1, 4)):
-                store.do(work.command(), work.now_ms, rng.getrandbits(64), work.deliveries)
-            store.commit()
-            roll = rng.random()
-            if roll < 0.12:
-                store.snapshot(work.now_ms, rng.choice([None, 0, 2000]))
-            elif roll < 0.2:
-                store.journal.prepare()
-            elif roll < 0.3:
-                store.journal.sync()
-                store.acknowledged = len(store.history)
-        killed = rng.random() < 0.2
+        with suppress(LogFailed):
+            one_life(store, work)
+        killed = rng.random() < (0.7 if faulty.count >= faulty.fail_at > 0 else 0.2)
         survivor = disk.kill() if killed else disk.crash(rng.getrandbits(32))
         check = survivor.kill()  # a start changes the disk: the next round makes its own
         journal, recovered = Journal.open(check, LOG_ID, T0_MS, 4096)
         check_recovered(store, recovered, killed)
-        assert [event for _, event in journal.read(journal.horizon)] == (
-            store.history[journal.horizon - 1 : recovered.last_sequence]
-        )
+        known = (store.history + store.in_doubt)[: recovered.last_sequence]
+        assert [event for _, event in journal.read(journal.horizon)] == known[journal.horizon - 1 :]
         journal.close()
-        history = store.history[: recovered.last_sequence]
-        # A crash in the midst of the start after the crash comes to the same.
+        history = known
+        # A crash in the midst of the start after the crash comes to the same, and so does one after it.
         disk = check.crash(rng.getrandbits(32)) if rng.random() < 0.3 else survivor
+
+
+def one_life(store: Store, work: Workload) -> None:
+    """Some turns with now and then a snapshot, a prepared segment or a sync. Raises LogFailed."""
+    rng = work.rng
+    for _ in range(rng.randrange(1, 14)):
+        for _ in range(rng.randrange(1, 4)):
+            store.do(work.command(), work.now_ms, rng.getrandbits(64), work.deliveries)
+        store.commit()
+        roll = rng.random()
+        if roll < 0.12:
+            store.snapshot(work.now_ms, rng.choice([None, 0, 2000]))
+        elif roll < 0.2:
+            store.journal.prepare()
+        elif roll < 0.3:
+            store.journal.sync()
+            store.acknowledged = len(store.history)
 
 
 SEEDS_KEPT = [0]

@@ -8,10 +8,10 @@ from moxy.core import invariants
 from moxy.core.commands import Enqueue, Fetch
 from moxy.core.events import Acked, AnyEvent, Deleted, Enqueued
 from moxy.journal import codec, frames, recovery
-from moxy.journal.errors import LogDamaged, LogTooNew
+from moxy.journal.errors import LogDamaged, LogFailed, LogTooNew
 from moxy.journal.frames import Head, Place
 from moxy.journal.journal import Journal
-from tests.journal.simdisk import SimDisk
+from tests.journal.simdisk import FaultyDisk, SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, differences, folded, random_batches
 
 NAME = f"{1:020d}.log"
@@ -124,3 +124,43 @@ def test_everything_recovered_is_durable_before_anything_is_built_on_it() -> Non
     assert journal.synced_sequence == journal.last_sequence == recovered.last_sequence
     for seed in range(10):
         assert recovery.recover(after.crash(seed)).last_sequence == recovered.last_sequence
+
+
+@pytest.mark.parametrize("durable_first", [False, True])
+def test_what_a_failed_fsync_left_in_memory_is_written_again_by_the_next_start(durable_first: bool) -> None:
+    """The kernel has marked the pages clean: a sync alone would say yes and write nothing."""
+    disk = FaultyDisk(SimDisk(), only=("sync",))
+    store = Store(disk, durable_first)
+    for number in range(4):
+        store.do(Enqueue("jobs", bytes([number]) * 700), T0_MS, number, [])
+        if number == 3:
+            disk.count, disk.fail_at = 0, 1
+            with pytest.raises(LogFailed):
+                _commit_and_sync(store)
+        else:
+            store.commit()
+    survivor = disk.disk.kill()
+    journal, recovered = Journal.open(survivor, LOG_ID, T0_MS, 4096)
+    assert recovered.last_sequence == journal.synced_sequence == 4
+    for seed in range(30):
+        assert recovery.recover(survivor.crash(seed)).last_sequence == 4
+
+
+def _commit_and_sync(store: Store) -> None:
+    store.commit()
+    store.journal.sync()
+
+
+def test_a_start_writes_again_only_what_nothing_proves_to_be_durable() -> None:
+    disk = SimDisk()
+    store = Store(disk)
+    for number in range(10):
+        store.do(Enqueue("jobs", b"x"), T0_MS, number, [])
+        store.durable_first = number < 6
+        store.commit()
+    watched = FaultyDisk(disk.kill())
+    _, recovered = Journal.open(watched, LOG_ID, T0_MS, 4096)
+    assert recovered.last_sequence == 10
+    lengths = (recovered.place.at_bytes - recovered.unproven_at_bytes) / (recovered.place.at_bytes - 512)
+    assert 0.35 < lengths < 0.45, "the seventh record says that six are durable"
+    assert [call for call, name in watched.calls if name.endswith(".log")].count("write") == 1

@@ -113,7 +113,7 @@ class Recorder:
             if sent is not None:
                 sent()
             for words in commands:
-                replies.append(_entries(words, self._client.read()))  # noqa: PERF401
+                replies.append(_entries(words, self._client.read()))
                 self._record(words, start, replies[-1])
         except (Gone, OSError):
             for words in commands[len(replies) :]:
@@ -181,6 +181,8 @@ class _History:
         self.hidden_fetches = False
         for op in ops:
             self._take(op)
+        if left is not None:
+            self.left = {payload: state for payload, state in left.items() if payload in self.enqueues}
         for deliveries in self.deliveries.values():
             deliveries.sort(key=lambda delivery: delivery.token)
 
@@ -237,9 +239,12 @@ def check(ops: Iterable[Op], left: Mapping[str, str] | None = None) -> list[Find
     for op in ops:
         leases = op.command[1:] if op.verb == "MOXY.MACK" else op.command[1:2]
         by_queue[leases[0].split(":", 1)[0]].append(op)
-    findings: list[Finding] = []
-    for queue, part in by_queue.items():
-        history = _History(queue, sorted(part, key=lambda op: op.start), left)
+    histories = [
+        _History(queue, sorted(part, key=lambda op: op.start), left) for queue, part in sorted(by_queue.items())
+    ]
+    strange = [payload for payload in left or {} if not any(payload in history.enqueues for history in histories)]
+    findings = [Finding("invented", f"{payload} is there and was never enqueued") for payload in strange]
+    for history in histories:
         for rule in (_tasks, _acked, _leases, _tokens, _counters, _order):
             findings += rule(history)
     return findings

@@ -5,6 +5,7 @@ Lives here: starting it, whether or not it comes up, and directories that are co
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +33,11 @@ class Launched(Process):
         self._reader.start()
         self.is_up = self._wait_until_listening()
 
+    def __exit__(self, *how: object) -> None:
+        if self.child.poll() is None:
+            os.kill(self.server_pid(), signal.SIGKILL)  # a strace that is killed lets its child go on
+        super().__exit__(*how)
+
     def said(self, event: str) -> list[dict[str, Any]]:
         """All log lines of that event so far."""
         entries = [json.loads(line) for line in self.logs if line.startswith("{")]
@@ -55,10 +61,15 @@ class Launched(Process):
         return False
 
 
-def serve(directory: Path | str, mode: str, *flags: str, before: Sequence[str] = MOXY) -> Launched:
-    return Launched(
+def serve(directory: Path | str, mode: str, *flags: str, before: Sequence[str] = MOXY, up: bool = True) -> Launched:
+    """A durable server, which must come up unless `up` says that it may not."""
+    server = Launched(
         [*before, "serve", "--addr", "127.0.0.1:0", "--data-dir", str(directory), "--durability", mode, *flags]
     )
+    if up and not server.is_up:
+        with server:
+            raise AssertionError(f"the server does not come up, exit code {server.end()[0]}: {server.logs}")
+    return server
 
 
 def broken(fault: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -18,8 +18,8 @@ from tests.server.support import Gone
 
 QUEUE = "jobs"
 DEDUP_MS = "3600000"
-STEPS_MAX = 20_000
-DRAIN_ROUNDS_MAX = 50
+STEPS_MAX = 100_000
+DRAIN_ROUNDS_MAX = 20
 STATES = ("ready", "scheduled", "processing", "dead")
 Leases = list[tuple[str, str]]
 """(lease id, payload)"""
@@ -52,7 +52,7 @@ class Load:
             return ("MOXY.ACK", rng.choice(self.void))
         if roll > 0.8:
             lease_ms = rng.choice(("30000", "30000", "600000", "600000", "1", "25"))
-            return ("MOXY.FETCH", QUEUE, lease_ms, "COUNT", rng.choice("1123"))
+            return ("MOXY.FETCH", QUEUE, lease_ms, "COUNT", rng.choice("1138"))
         if roll > 0.76:
             return ("MOXY.MENQUEUE", QUEUE, *(self._payload() for _ in range(3)))
         payload = self._payload()
@@ -122,13 +122,18 @@ class Crew:
         self.ops: list[Op] = []
         self.held: list[Leases] = [[] for _ in range(clients)]
         self.rounds = 0
+        self.working: list[Future[tuple[list[Op], Leases]]] = []
 
     def until_killed(self, address: tuple[str, int], pid: int, steps_max: int = 150) -> None:
         """All clients load the server; one of them kills it at a random step."""
+        self.begin(address, (pid, self.rng.randrange(steps_max)))
+        self.finish()
+
+    def begin(self, address: tuple[str, int], kill: tuple[int, int] | None = None) -> None:
+        """Let all clients load the server. Unless one of them has it to `kill`, somebody else does."""
         self.rounds += 1
-        kill = (pid, self.rng.randrange(steps_max))
         killer = len(self.held) - 1
-        futures = [
+        self.working = [
             self.pool.submit(
                 work,
                 address,
@@ -139,8 +144,11 @@ class Crew:
             )
             for index, held in enumerate(self.held)
         ]
-        for index, future in enumerate(futures):
-            ops, self.held[index] = future.result(timeout=60)
+
+    def finish(self) -> None:
+        """Wait until every client has noticed that the server is gone."""
+        for index, future in enumerate(self.working):
+            ops, self.held[index] = future.result(timeout=90)
             self.ops += ops
 
     def drain(self, address: tuple[str, int]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the tests of the wire table, the server and the command line share: a server to talk to, and a client to talk with.
+"""What the tests of the wire table, the server and the command line share: a server to talk to, and its client.
 
 Lives here: a server in a thread with a clock of the test's own, a server in a process of its own, and a socket client
 with a RESP reader that owes nothing to moxy's. Everybody waits by reading a socket with a timeout.
@@ -105,7 +105,7 @@ class Client:
         self.socket.connect(address)
         self.name = "{}:{}".format(*self.socket.getsockname())
         self._file = self.socket.makefile("rb")
-        self._seen = b""
+        self._seen: list[bytes] | None = None
         if protocol == 3:
             assert isinstance(self("HELLO", 3), dict)
 
@@ -149,9 +149,10 @@ class Client:
         return {key.decode(): value for key, value in zip(reply[::2], reply[1::2], strict=True)}
 
     def read_raw(self) -> bytes:
-        self._seen = b""
+        self._seen = seen = []
         self.read()
-        return self._seen
+        self._seen = None
+        return b"".join(seen)
 
     def pipeline(self, *commands: Sequence[Word]) -> list[Any]:
         """Many commands in one send, and all their replies."""
@@ -203,7 +204,8 @@ class Client:
         line = self._file.readline()
         if not line.endswith(b"\r\n"):
             raise Gone(f"with {line!r} left over")
-        self._seen += line
+        if self._seen is not None:
+            self._seen.append(line)
         return line[:-2]
 
     def _bytes(self, size: int) -> bytes:
@@ -211,7 +213,8 @@ class Client:
         if len(data) < size + 2:
             raise Gone
         assert data.endswith(b"\r\n")
-        self._seen += data
+        if self._seen is not None:
+            self._seen.append(data)
         return data[:-2]
 
 
@@ -250,6 +253,10 @@ class House:
         done: queue.Queue[T] = queue.Queue()
         self._loop.call_soon_threadsafe(lambda: done.put(what()))
         return done.get(timeout=WAIT_S)
+
+    def call_soon(self, what: Callable[[], object]) -> None:
+        """Have something done in the server's loop, and do not wait for it."""
+        self._loop.call_soon_threadsafe(what)
 
     def start(self) -> None:
         self._thread.start()
@@ -290,12 +297,25 @@ def serving(
     ids: IdSource | None = None,
     policy: Policy | None = None,
     loop: str = "uvloop",
+    slow_commits: bool = False,
     **options: Any,
 ) -> Iterator[House]:
-    """A server with time and chance of the test's own, and the options of `Server`."""
+    """A server with time and chance of the test's own, and the options of `Server`.
+
+    `slow_commits`: a commit lets the loop go round a few times, as one on a disk does.
+    """
     clock = clock or FakeClock()
     said: list[House] = []
     backend = MemoryBackend(clock, ids or ZeroIds(), policy)
+    if slow_commits:
+        commit = backend.commit
+
+        async def commit_slowly() -> None:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            await commit()
+
+        backend.commit = commit_slowly  # type: ignore[method-assign]
     server = Server(backend, clock, lambda event, **fields: said[0].say(event, **fields), **options)
     house = House(server, clock, LOOPS[loop]())
     said.append(house)

@@ -22,8 +22,8 @@ from spec.machine import check
 from spec.system import SystemFactory
 
 QUICK = {
-    "core": 250,
-    "memory": 400,
+    "core": 150,
+    "memory": 300,
     "connection-resp2": 150,
     "connection-resp3": 150,
     "socket-resp2": 60,
@@ -153,7 +153,7 @@ def test_a_planted_fault_is_caught_with_a_short_transcript(
     fault: Fault, factory: SystemFactory, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault(monkeypatch)
-    report = check(factory, 2_000, at_seed=7)
+    report = check(factory, 3_000, at_seed=3)
     assert report.failure is not None, "the machine did not notice"
     told = report.format()
     print(told)  # noqa: T201 - shown by pytest -s, and when this fails
