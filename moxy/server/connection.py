@@ -126,6 +126,11 @@ class Connection:
         return self.closing and not self._slots
 
     @property
+    def has_output(self) -> bool:
+        """Whether a reply that needs nobody else waits to be written."""
+        return bool(self._slots) and isinstance(self._slots[0], bytes)
+
+    @property
     def is_blocked(self) -> bool:
         """Whether a fetch of this client waits."""
         return self._blocked is not None and self._blocked.outcome is None

@@ -62,16 +62,19 @@ class Greetings:
                 raise Refused("NOPROTO", "unsupported protocol version: this server speaks 2 and 3")
             resp3, at = version == 3, 2
         name: str | None = None
+        login: tuple[bytes, bytes] | None = None
         while at < len(argv):
             option = argv[at].upper()
             if option == b"AUTH" and at + 2 < len(argv):
-                self._check(session, argv[at + 1], argv[at + 2])
+                login = (argv[at + 1], argv[at + 2])
                 at += 3
             elif option == b"SETNAME" and at + 1 < len(argv):
                 name = _client_name(argv[at + 1])
                 at += 2
             else:
                 raise Refused(ERR, f"Syntax error in HELLO option '{shown(argv[at])}'")
+        if login is not None:  # only now: a HELLO that is refused lets nobody in
+            self._check(session, *login)
         if not session.authenticated:
             raise Refused(
                 NOAUTH,

@@ -266,7 +266,7 @@ class Link(asyncio.Protocol):
                 self._server.say("client.cut_off", peer=connection.session.peer, why="does not read its replies")
                 transport.abort()
                 return
-            if not self._unwritten:
+            if not self._unwritten and not transport.is_closing():  # a write to a peer that is gone closes it
                 connection.unsent_leases.clear()
         if connection.finished:
             if connection.is_http:
@@ -274,9 +274,9 @@ class Link(asyncio.Protocol):
             transport.close()
             return
         requests = connection.proceed()
-        if requests:
-            for request in requests:
-                self._server.service.submit(request)
+        for request in requests:
+            self._server.service.submit(request)
+        if requests or connection.has_output or connection.finished:
             self._server.touch(self)
         if not self._reading and not self._unwritten and not connection.is_full:
             self._reading = True

@@ -9,7 +9,7 @@ from typing import Final
 
 from moxy import __version__
 from moxy.core.errors import CODES
-from moxy.wire.resp import Value
+from moxy.wire.resp import Simple, Value
 from moxy.wire.table import ROWS, Row
 
 _QUEUE_FIRST: Final = re.compile(r"queue\b")
@@ -51,12 +51,12 @@ def parse_syntax(syntax: str) -> list[Value]:
                 head = re.sub(r"\s*(\[.*\])?\s*(\.\.\.)?\s*$", "", inner)
                 last = arguments[-1] if arguments else None
                 if last is not None and last["name"] == head:
-                    last["flags"] = ["multiple"]
+                    last["flags"] = [Simple("multiple")]
                     continue
                 inner = head
-                arguments.append({**_argument(inner), "flags": ["optional", "multiple"]})
+                arguments.append({**_argument(inner), "flags": [Simple("optional"), Simple("multiple")]})
                 continue
-            arguments.append({**_argument(inner), "flags": ["optional"]})
+            arguments.append({**_argument(inner), "flags": [Simple("optional")]})
         else:
             arguments.append(_argument(group))
     return [*arguments]
