@@ -225,8 +225,13 @@ def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, 
         clock = SystemClock()
         return clock, MemoryBackend(clock, RandomIds(), config.policy), []
     began_ms = SystemClock().now_ms()
+    try:
+        disk = OsDisk(config.data_dir)
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"{config.data_dir} cannot be the data directory: {why}") from None
     with recovery_progress() as progress:
-        journal, recovered = Journal.open(OsDisk(config.data_dir), secrets.randbits(32), began_ms, progress=progress)
+        journal, recovered = Journal.open(disk, secrets.randbits(32), began_ms, progress=progress)
     states = recovered.states
     clock = SystemClock(max((state.at_ms for state in states.values()), default=0))
     for warning in recovered.warnings:

@@ -6,7 +6,7 @@ wraps another and fails its N-th call. Nothing here knows what the journal write
 The model: a sector of 512 bytes is written whole or not at all; between two syncs of a file any version that a sector
 had may be the one on the medium, and any size that the file had may be its size; between two syncs of the directory
 any of the changes of names may have happened and any not. After a failed sync the pages count as clean: what was not
-written then never will be, whatever a later sync says.
+written then never will be, whatever a later sync says, unless it is written again.
 """
 
 import errno
@@ -41,11 +41,13 @@ class Inode:
         self.sizes.append(size)
 
     def sync(self) -> None:
+        for sector in self.versions:
+            self.stuck.pop(sector, None)
         self.versions.clear()
         self.sizes = self.sizes[-1:]
 
     def fail_sync(self) -> None:
-        """The pages are marked clean, and nothing was written: those sectors keep their doubt for ever."""
+        """The pages are marked clean and nothing was written: those sectors stay in doubt until written again."""
         for sector, versions in self.versions.items():
             self.stuck.setdefault(sector, []).extend(versions)
         self.versions.clear()
@@ -207,6 +209,7 @@ Call = tuple[str, str]
 class FaultyFile:
     def __init__(self, disk: "FaultyDisk", name: str, file: Any) -> None:
         self.disk, self.name, self.file = disk, name, file
+        self.syncs_now = 0
 
     def write(self, data: bytes, at_bytes: int) -> int:
         if not self.disk.fails("write", self.name):
@@ -228,7 +231,10 @@ class FaultyFile:
             if isinstance(self.file, SimFile):
                 self.file.inode.fail_sync()
             raise self.disk.error()
+        self.syncs_now += 1
+        self.disk.syncs_at_once = max(self.disk.syncs_at_once, self.syncs_now)
         self.file.sync()
+        self.syncs_now -= 1
 
     def close(self) -> None:
         self.file.close()
@@ -237,8 +243,8 @@ class FaultyFile:
 class FaultyDisk:
     """Passes every call on, but fails call number `fail_at` (from 1), and all later ones if `for_good`.
 
-    `done_anyway`: a failing call of names or sizes does its work and then says that it did not. `calls` lists what
-    was called; `only` narrows the count to some kinds of call.
+    `done_anyway`: a failing call of names or sizes does its work and then says that it did not. `only` narrows the
+    count to some kinds of call. `calls` lists what was called, `syncs_at_once` is the most at a time on one file.
     """
 
     def __init__(
@@ -254,6 +260,7 @@ class FaultyDisk:
         self.fail_at, self.kind, self.for_good, self.done_anyway, self.only = fail_at, kind, for_good, done_anyway, only
         self.count = 0
         self.calls: list[Call] = []
+        self.syncs_at_once = 0
 
     def fails(self, call: str, name: str) -> bool:
         self.calls.append((call, name))

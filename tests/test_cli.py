@@ -64,6 +64,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "the address of a backend to come": ("serve", "--redis-addr", "localhost:6379"),
     "an unknown durability": ("serve", "--durability", "mostly", "--data-dir", "x"),
     "durability of nothing": ("serve", "--durability", "always"),
+    "a data directory that is a file": ("serve", "--data-dir", "/dev/null"),
+    "a data directory that cannot be": ("serve", "--data-dir", "/dev/null/x"),
     "retention of nothing": ("serve", "--retain-bytes", "1"),
     "attempts below zero": ("serve", "--max-attempts", "-1"),
     "attempts that are no number": ("serve", "--max-attempts", "many"),

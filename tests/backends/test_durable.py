@@ -19,7 +19,7 @@ from moxy.core.ids import split_lease_id
 from moxy.journal.errors import LogFailed
 from moxy.journal.journal import Journal
 from moxy.service import Request, Service
-from tests.journal.simdisk import FaultyDisk, SimDisk
+from spec.simdisk import FaultyDisk, SimDisk
 
 T0 = 1_000_000
 

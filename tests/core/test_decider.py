@@ -1280,3 +1280,9 @@ def test_each_event_tells_the_attempts_so_far():
     assert isinstance(q.events[0], Redriven)
     q.nack(q.take())
     assert q.events[0].attempts == 1
+
+
+def test_an_automatic_id_goes_round_one_that_a_client_took():
+    """With the seed 0 all draws are alike, and it must not look for a free one for ever."""
+    q = Q().add(f"2-{NONCE}", f"3-{NONCE}")
+    assert q.add_many(b"x") == [f"3-{1:016x}"]

@@ -16,7 +16,7 @@ from moxy.core.state import QueueState
 from moxy.journal.disk import OsDisk
 from moxy.journal.journal import Journal
 from moxy.journal.segments import segments_of
-from tests.journal.simdisk import SimDisk
+from spec.simdisk import SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -13,8 +13,8 @@ from moxy.journal import codec, recovery
 from moxy.journal.codec import Undecodable
 from moxy.journal.journal import Journal
 from moxy.journal.verify import verify
+from spec.simdisk import SimDisk
 from tests.journal.make_golden import GOLDEN, summary
-from tests.journal.simdisk import SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, random_batches
 
 

@@ -12,7 +12,7 @@ from moxy.core.commands import Ack, Enqueue, Fetch, Tick
 from moxy.core.events import AnyEvent
 from moxy.journal.errors import LogFailed, LogRefused
 from moxy.journal.journal import Journal
-from tests.journal.simdisk import FaultyDisk, Kind, SimDisk
+from spec.simdisk import FaultyDisk, Kind, SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, check_recovered, differences, folded
 
 KINDS: list[Kind] = ["EIO", "ENOSPC", "EINTR", "short"]

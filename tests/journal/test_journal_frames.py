@@ -12,7 +12,7 @@ from moxy.journal import codec, frames, recovery
 from moxy.journal.errors import LogDamaged
 from moxy.journal.frames import Damaged, End, Head, Place, Record, Torn
 from moxy.journal.recovery import Recovered
-from tests.journal.simdisk import SimDisk
+from spec.simdisk import SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, differences, folded, random_batches
 
 NAME = f"{1:020d}.log"

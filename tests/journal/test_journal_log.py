@@ -15,7 +15,7 @@ from moxy.journal.errors import DirectoryInUse, HorizonPassed, LogDamaged, LogTo
 from moxy.journal.frames import Head
 from moxy.journal.journal import Journal
 from moxy.journal.segments import Segment
-from tests.journal.simdisk import FaultyDisk, SimDisk
+from spec.simdisk import FaultyDisk, SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, random_batches
 
 

@@ -11,7 +11,7 @@ from moxy.journal import codec, frames, recovery
 from moxy.journal.errors import LogDamaged, LogFailed, LogTooNew
 from moxy.journal.frames import Head, Place
 from moxy.journal.journal import Journal
-from tests.journal.simdisk import FaultyDisk, SimDisk
+from spec.simdisk import FaultyDisk, SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, differences, folded, random_batches
 
 NAME = f"{1:020d}.log"

@@ -11,7 +11,7 @@ from moxy.journal.frames import Head, Place
 from moxy.journal.journal import Journal
 from moxy.journal.repair import repair
 from moxy.journal.verify import digest, steps_of, verify
-from tests.journal.simdisk import FaultyDisk, SimDisk
+from spec.simdisk import FaultyDisk, SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded
 
 

@@ -18,7 +18,7 @@ from moxy.journal.errors import LogDamaged
 from moxy.journal.frames import Head, Place
 from moxy.journal.journal import Journal
 from moxy.journal.rows import EndRow, QueueRow, Row, TaskRow
-from tests.journal.simdisk import FaultyDisk, SimDisk
+from spec.simdisk import FaultyDisk, SimDisk
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, random_batches
 
 HEAD = Head(LOG_ID, 7, T0_MS, 99)

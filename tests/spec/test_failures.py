@@ -24,7 +24,7 @@ from moxy.core.ids import split_lease_id
 from moxy.core.state import QueueState
 from moxy.journal.journal import Journal
 from spec.failures import ROWS, VERBS, Row, table
-from tests.journal.simdisk import FaultyDisk, SimDisk
+from spec.simdisk import FaultyDisk, SimDisk
 
 T0 = 1_000_000
 PAYLOAD = b"hello" * 500  # several sectors, so that a record can be torn
