@@ -258,7 +258,7 @@ class World(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Something that may happen. No command: a millisecond passes. `refusals`: the codes that are a legal answer."""
+    """Something that may happen. No command: a millisecond passes. `refusals`: with which code it must be refused."""
 
     name: str
     commands: tuple[Command, ...]
@@ -271,10 +271,12 @@ def moves(scope: Scope, world: World) -> list[Move]:
     state = world.state
     found = [Move(ADVANCE, ()), *(Move("Tick", (Tick(QUEUE),), seed=seed) for seed in scope.seeds)]
     left = state.totals.enqueued < scope.tasks
+    full = 0 < state.policy.max_ready <= len(state.ready) + len(state.scheduled)
     for enqueue in scope.enqueues:
         if left or _is_known(world, enqueue.task_id):
             payload = b"%d" % (state.totals.enqueued + 1)
-            refusals = (FULL,) if state.policy.max_ready else ()
+            known = enqueue.task_id and _is_known(world, enqueue.task_id)
+            refusals = () if known or not full else (FULL,)
             found.append(Move("Enqueue", (msgspec.structs.replace(enqueue, payload=payload),), refusals))
     found += [Move("Fetch", (fetch,)) for fetch in scope.fetches]
     dropped: dict[str, list[Command]] = {}
@@ -287,7 +289,10 @@ def moves(scope: Scope, world: World) -> list[Move]:
             nack = Nack(*held, kind, delay_ms)
             seeds = scope.seeds if kind == "retry" and delay_ms == UNSET else (0,)
             found += [Move("Release" if kind == "release" else "Nack", (nack,), seed=seed) for seed in seeds]
-        found += [Move("Extend", (Extend(*held, lease_ms),), (MAXHOLD,)) for lease_ms in scope.extends]
+        for lease_ms in scope.extends:
+            until_ms, cap_ms = world.now_ms + lease_ms, state.policy.max_hold_ms
+            beyond = until_ms > lease.deadline_ms and 0 < cap_ms < until_ms - lease.leased_ms
+            found.append(Move("Extend", (Extend(*held, lease_ms),), (MAXHOLD,) * beyond))
         if scope.undelivers:
             found.append(Move("Undelivered", (Release(*held, "undelivered"),)))
         if lease.bound:
@@ -340,10 +345,13 @@ def reduced(scope: Scope, world: World) -> bytes:
     What is left out was still checked, each step's own change of it, before it was left out.
     """
     state, now_ms = world
-    backoff = state.policy.backoff_ms
+    policy = state.policy
+    fixed = not any(isinstance(command, Configure) for command in scope.operators)
 
     def reads_attempts(task: Task) -> bool:
-        return task.state != DEAD and (backoff > 0 or task.options.max_attempts != 0)
+        own = task.options.max_attempts
+        unlimited = own == 0 or (own < 0 and policy.max_attempts == 0 and fixed)
+        return task.state != DEAD and (policy.backoff_ms > 0 or not unlimited)
 
     line = sorted(state.tasks.values(), key=_place)
     seat = {task.number: at for at, task in enumerate(line)}
@@ -428,10 +436,12 @@ def take(world: World, command: Command, refusals: tuple[str, ...], seed: int, d
         decision = decide(before, command, now_ms, seed)
     except Refused as refused:
         if refused.code not in refusals:
-            raise Broken(f"{type(command).__name__} was refused: {refused}") from None
+            raise Broken(f"{', '.join(refusals) or 'an effect'} was due, and the answer is {refused}") from None
         return world
     except Exception as error:
         raise Broken(f"decide failed: {type(error).__name__}: {error}") from error
+    if refusals:
+        raise Broken(f"{', '.join(refusals)} was due, and it was carried out")
     events = decision.events
     after = before
     try:
@@ -456,6 +466,12 @@ def _judge_step(world: World, command: Command, decision: Decision, after: Queue
     """What holds for every step, whatever the command was."""
     before, now_ms = world
     events = decision.events
+    for event in events:
+        if not isinstance(event, Expired):
+            continue
+        task = before.tasks.get(event.number)
+        if task and task.lease and task.lease.deadline_ms > now_ms:
+            raise Broken(f"I6: it is {now_ms}, and a lease until {task.lease.deadline_ms} expired")
     if not _same(decision.state, after):
         raise Broken("I10: the events do not lead to the state that was decided")
     if any(event.at_ms != now_ms for event in events):
@@ -543,19 +559,16 @@ def _judge_lease(world: World, command: LeaseCommand, decision: Decision, after:
         wanted_ms = max(task.lease.deadline_ms, world.now_ms + command.lease_ms)
         if lease is None or not lease.deadline_ms == decision.answer == wanted_ms:
             raise Broken(f"I6: {wanted_ms} was asked for, {decision.answer} answered, and the lease is {lease}")
-    elif not decision.events:
-        raise Broken(f"{command} had no effect, and its lease is live")
+        return
+    left = after.tasks.get(command.number)
+    if left is not None and (isinstance(command, Ack) or left.lease is not None):
+        raise Broken(f"L2: {_brief(command)} did not end the lease, or the task: {left}")
 
 
 def _judge_due_work(world: World, command: Fetch | Tick, decision: Decision, after: QueueState, apply: Apply) -> None:
-    """I6 by the explorer's own clock, that nothing due is left, and for a FETCH I7: the first, and as many as asked."""
+    """That nothing due is left; for a FETCH I7, the first and as many as asked, and that the answer is the truth."""
     before, now_ms = world
     events = decision.events
-    for event in events:
-        if isinstance(event, Expired):
-            lease = before.tasks[event.number].lease
-            if lease is None or lease.deadline_ms > now_ms:
-                raise Broken(f"I6: it is {now_ms}, and {lease} expired")
     due_ms = after.next_due_ms()
     if due_ms is not None and due_ms <= now_ms:
         raise Broken(f"L2: it is {now_ms}, and what is due at {due_ms} was left undone")
@@ -630,7 +643,7 @@ def _probes(world: World) -> Iterator[tuple[Command, str]]:
 
 
 def _probe(world: World, decide: Decide) -> None:
-    """I4 and I12 in one state: what must have no effect has none. Raises `_Probed` with the command to blame."""
+    """I4 and I12 in one state: what must have no effect has none. Raises `_Probed`."""
     state, now_ms = world
     for command, code in _probes(world):
         try:
@@ -639,6 +652,8 @@ def _probe(world: World, decide: Decide) -> None:
             if refused.code != code:
                 raise _Probed(command, f"I4: {code} was due, not {refused}") from None
             continue
+        except Exception as error:
+            raise _Probed(command, f"decide failed: {type(error).__name__}: {error}") from error
         raise _Probed(command, f"I4: its lease is void, and it had an effect: {_brief(decision.events)}")
     for query in _QUERIES:
         decision = decide(state, query, now_ms, 0)
@@ -689,7 +704,7 @@ class Report:
 _HIDDEN: Final = ("queue", "seq", "at_ms", "payload", "lease_id", "task_id")
 
 
-def _brief(what: AnyCommand | AnyEvent | Sequence[AnyEvent]) -> str:
+def _brief(what: AnyCommand | AnyEvent | Policy | Sequence[AnyEvent]) -> str:
     """A command or an event without what is the same in all of them, and without what was left at its default."""
     if isinstance(what, Sequence):
         return ", ".join(map(_brief, what)) or "nothing"
@@ -697,7 +712,7 @@ def _brief(what: AnyCommand | AnyEvent | Sequence[AnyEvent]) -> str:
         zip(what.__struct_fields__[::-1], what.__struct_defaults__[::-1], strict=False)  # only the last have one
     )
     shown = [
-        f"{name}={value!r}"
+        f"{name}={_brief(value) if isinstance(value, Policy) else repr(value)}"
         for name in what.__struct_fields__
         if (value := getattr(what, name)) != defaults.get(name)
         and (name not in _HIDDEN or (name == "task_id" and not isinstance(what, TaskEvent)))
@@ -751,13 +766,13 @@ class _Explorer:
                 try:
                     _probe(world, self.decide)
                 except _Probed as probed:
-                    return self.tell(str(probed), self.path(at), Move("Probe", (probed.command,)))  # type: ignore[arg-type]
+                    return self.tell(str(probed), self.path(at), (probed.command,))
                 edges: set[tuple[int, int]] = set()
                 for way, move in enumerate(moves(self.scope, world)):
                     try:
                         after = self.take(world, move)
                     except Broken as broken:
-                        return self.tell(str(broken), self.path(at), move)
+                        return self.tell(str(broken), self.path(at), move.commands, move.seed)
                     if after is world:
                         continue
                     key = self.reduce(after)
@@ -879,25 +894,45 @@ class _Explorer:
             at = self.parents[at]
         return ways[::-1]
 
-    def tell(self, sentence: str, path: list[int], last: Move | None = None) -> Violation:
+    def tell(
+        self, sentence: str, path: Sequence[int], last: Sequence[AnyCommand] = (), last_seed: int = 0
+    ) -> Violation:
+        """The transcript of a path, and of the commands after it that broke something."""
         world, lines = self.first(), []
-        for number, way in enumerate([*path, -1] if last else path, 1):
-            move = last if last and way < 0 else moves(self.scope, world)[way]
+        for number, way in enumerate(path, 1):
+            move = moves(self.scope, world)[way]
             if not move.commands:
                 lines.append(f"{number:>3}. {'':>4}  1 ms passes")
                 world = World(world.state, world.now_ms + 1)
             for command in move.commands:
-                lines.append(f"{number:>3}. {world.now_ms:>4}  {_brief(command)}")
-                try:
-                    decision = self.decide(world.state, command, world.now_ms, move.seed)
-                    state = world.state
-                    for event in decision.events:
-                        lines.append(f"{'':>11}-> {_brief(event)}")
-                        state = self.apply(state, event)
-                    world = World(state, world.now_ms)
-                except Exception as error:
-                    lines.append(f"{'':>11}-> {type(error).__name__}: {error}")
+                world = self.retake(world, command, move.seed, number, lines)
+        for asked in last:
+            world = self.retake(world, asked, last_seed, len(path) + 1, lines)
         return Violation(sentence, len(path) + bool(last), "\n".join(lines))
+
+    def retake(self, world: World, command: AnyCommand, seed: int, number: int, lines: list[str]) -> World:
+        """One command again, for the record and without judging it."""
+        lines.append(f"{number:>3}. {world.now_ms:>4}  {_brief(command)}")
+        state = world.state
+        try:
+            for event in self.decide(state, command, world.now_ms, seed).events:
+                lines.append(f"{'':>11}-> {_brief(event)}")
+                state = self.apply(state, event)
+        except Exception as error:
+            lines.append(f"{'':>11}-> {type(error).__name__}: {error}")
+        return World(state, world.now_ms)
+
+
+def graph(scope: Scope) -> set[tuple[bytes, str, bytes]]:
+    """All edges of the real core's graph, with the states spelled out as `reduced` or `whole` has them."""
+    explorer = _Explorer(scope, decider.decide, reducer.apply)
+    assert explorer.run() is None
+    keys = list(explorer.seen)
+    return {
+        (keys[at], explorer.name_of[explorer.names[edge]], keys[explorer.targets[edge]])
+        for at in range(len(keys))
+        for edge in range(explorer.starts[at], explorer.starts[at + 1])
+    }
 
 
 def explore(scope: Scope, decide: Decide = decider.decide, apply: Apply = reducer.apply) -> Report:
