@@ -14,7 +14,7 @@ from typing import Final, Protocol, final
 import msgspec
 
 from moxy.backends.base import Backend, Clock, CommitRefused, Done, Outcome, Slow
-from moxy.core.answers import AckResult, Answer, Delivery, Past
+from moxy.core.answers import AckResult, Answer, Delivery, Past, deliveries_of
 from moxy.core.commands import (
     UNSET,
     Ack,
@@ -125,6 +125,10 @@ class Service:
     def blocked(self) -> int:
         """How many clients are waiting."""
         return len(self._waiters)
+
+    def is_waiting(self, client: Client) -> bool:
+        """Whether a fetch, or a read of events, of this client found nothing and waits."""
+        return client in self._blocked
 
     def submit(self, request: Request) -> None:
         """Take a request into the next turn."""
@@ -253,7 +257,7 @@ class Service:
                     break
                 return outcome
             self._hear(outcome.events)
-            deliveries.extend(_deliveries(outcome.answer))
+            deliveries.extend(deliveries_of(outcome.answer))
         return deliveries
 
     async def _ack_each(self, many: AckMany) -> Answer:
@@ -342,7 +346,7 @@ class Service:
             client, outcome = request.client, request.outcome
             if client is None or not isinstance(outcome, Done) or not isinstance(request.intent, Fetch | FetchAny):
                 continue
-            leases = [delivery.lease_id for delivery in _deliveries(outcome.answer) if delivery.lease_id]
+            leases = [delivery.lease_id for delivery in deliveries_of(outcome.answer) if delivery.lease_id]
             if client.closed:
                 self.undelivered(leases)
             elif request.intent.bound:
@@ -478,13 +482,6 @@ class Service:
             self._bound.pop(lease_id, None)
             queue, number, token = split_lease_id(lease_id)
             self.submit(Request(None, Release(queue, lease_id, number, token, cause)))
-
-
-def _deliveries(answer: Answer) -> list[Delivery]:
-    """The deliveries in the answer of a fetch."""
-    if not isinstance(answer, list):
-        return []
-    return [delivery for delivery in answer if isinstance(delivery, Delivery)]
 
 
 def _has_events(outcome: Done) -> bool:

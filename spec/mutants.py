@@ -619,8 +619,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "unsent-leases-forgotten",
             "Nobody notes which leases are in a reply, so one that is not written stays leased.",
             _CONNECTION,
-            'if isinstance(outcome.answer, list) and slot.row.name == "MOXY.FETCH":',
-            "if False:",
+            "self.unsent_leases += slot.leases()",
+            "slot.leases()",
             ("server", "simulate"),
         ),
     )

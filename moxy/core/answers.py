@@ -96,3 +96,8 @@ Answer: TypeAlias = (
     int | list[str] | list[Delivery] | QueueStats | TaskView | Fields | list[AckResult] | Names | Past | None
 )
 """What any command can answer. None is the plain OK, or the null of a query that found nothing."""
+
+
+def deliveries_of(answer: Answer) -> list[Delivery]:
+    """The deliveries in an answer; none when it is not that of a FETCH or PEEK."""
+    return [item for item in answer if isinstance(item, Delivery)] if isinstance(answer, list) else []

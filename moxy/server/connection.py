@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final, final
 
 from moxy.backends.base import Done
-from moxy.core.answers import Delivery
+from moxy.core.answers import deliveries_of
 from moxy.core.commands import UNSET, FetchAny, ReadEvents
 from moxy.core.errors import ERR, NOAUTH, Refused
 from moxy.server.greetings import Greetings
@@ -24,8 +24,11 @@ PRE_AUTH_BULK_BYTES_MAX: Final = 16 * 1024
 PRE_AUTH_ELEMENTS_MAX: Final = 10
 BULK_BYTES_MAX: Final = 1024 * 1024
 ELEMENTS_MAX: Final = 1024
-HELD_BACK_MAX: Final = 1024
-"""Commands that may wait behind a blocked fetch before reading stops."""
+HELD_BACK_BYTES_MAX: Final = 2 * BULK_BYTES_MAX
+"""What may wait behind a blocked fetch before reading stops. While nothing is read nobody notices that a client left,
+so it is much more than a sane client sends; the lease it then gets goes back uncharged."""
+OUTPUT_PIECE_BYTES: Final = 1024 * 1024
+"""About how much of the replies is made at a time: few bytes of requests can ask for very many of replies."""
 
 
 @final
@@ -39,6 +42,18 @@ class _Slot:
         self.request: Final = request
         self.resp3: Final = resp3
 
+    def leases(self) -> list[str]:
+        """The leases that the reply carries: none if it is not that of a fetch that got something."""
+        outcome = self.request.outcome
+        if self.row.name != "MOXY.FETCH" or not isinstance(outcome, Done):
+            return []
+        return [task.lease_id for task in deliveries_of(outcome.answer) if task.lease_id]
+
+
+def _size(argv: list[bytes]) -> int:
+    """About what a command takes in memory, its objects included."""
+    return sum(map(len, argv)) + 64 * len(argv)
+
 
 @final
 class Connection:
@@ -47,6 +62,7 @@ class Connection:
     __slots__ = (
         "_blocked",
         "_held_back",
+        "_held_back_bytes",
         "_parser",
         "_slots",
         "closed",
@@ -63,6 +79,7 @@ class Connection:
         self._parser: Final = Parser()
         self._slots: deque[bytes | _Slot] = deque()
         self._held_back: deque[list[bytes]] = deque()
+        self._held_back_bytes = 0
         self._blocked: Request | None = None
         self.closed = False
         self.closing = False
@@ -73,11 +90,19 @@ class Connection:
     # What the transport calls
 
     def receive(self, data: bytes) -> list[Request]:
-        """Take bytes from the client; give what is to be submitted to the service, in order."""
-        if self.closing:
-            return []
-        self._held_back.extend(self._parser.feed(data))
-        return self.proceed()
+        """Take bytes from the client; give what is to be submitted to the service, in order.
+
+        From a stranger they are taken line by line, since a command ends with a line: so the limits after an AUTH are
+        those of a known client, however the network cut the bytes.
+        """
+        requests: list[Request] = []
+        at = 0
+        while at < len(data) and not self.closing:
+            end = len(data) if self.session.authenticated else data.find(b"\n", at) + 1 or len(data)
+            self._hold_back(self._parser.feed(data[at:end]))
+            requests += self.proceed()
+            at = end
+        return requests
 
     def proceed(self) -> list[Request]:
         """Go on with the commands that were held back, as far as nothing blocks."""
@@ -87,7 +112,9 @@ class Connection:
                 if self._blocked.outcome is None:
                     return requests
                 self._blocked = None
-            self._begin(self._held_back.popleft(), requests)
+            argv = self._held_back.popleft()
+            self._held_back_bytes -= _size(argv)
+            self._begin(argv, requests)
         fault = self._parser.fault
         if fault is not None and not self.closing:
             self.closing = True
@@ -95,13 +122,14 @@ class Connection:
         return requests
 
     def take_output(self) -> bytes:
-        """What can be written now: the replies up to the first that is still open.
+        """What can be written now: a piece of the replies, up to the first that is still open. b"": nothing.
 
         The leases in it are added to `unsent_leases`; the transport clears that once the bytes are out.
         """
         out: list[bytes] = []
+        size = counted = 0
         slots = self._slots
-        while slots:
+        while slots and size < OUTPUT_PIECE_BYTES:
             slot = slots[0]
             if isinstance(slot, bytes):
                 out.append(slot)
@@ -111,14 +139,19 @@ class Connection:
                     break
                 if isinstance(outcome, Done):
                     encode_into(out, slot.row.reply(outcome.answer, slot.request.intent), slot.resp3)
-                    if isinstance(outcome.answer, list) and slot.row.name == "MOXY.FETCH":
-                        self.unsent_leases += [
-                            task.lease_id for task in outcome.answer if isinstance(task, Delivery) and task.lease_id
-                        ]
+                    self.unsent_leases += slot.leases()
                 else:
                     encode_into(out, Error(outcome.code, outcome.text), slot.resp3)
             slots.popleft()
+            size += sum(map(len, out[counted:]))
+            counted = len(out)
         return b"".join(out)
+
+    def lost_leases(self) -> list[str]:
+        """The leases in replies that did not get out, written or not."""
+        return self.unsent_leases + [
+            lease for slot in self._slots if isinstance(slot, _Slot) for lease in slot.leases()
+        ]
 
     @property
     def finished(self) -> bool:
@@ -127,8 +160,11 @@ class Connection:
 
     @property
     def has_output(self) -> bool:
-        """Whether a reply that needs nobody else waits to be written."""
-        return bool(self._slots) and isinstance(self._slots[0], bytes)
+        """Whether there is a reply that can be written."""
+        if not self._slots:
+            return False
+        slot = self._slots[0]
+        return isinstance(slot, bytes) or slot.request.outcome is not None
 
     @property
     def is_blocked(self) -> bool:
@@ -138,14 +174,19 @@ class Connection:
     @property
     def is_full(self) -> bool:
         """Whether reading should stop: enough waits behind a blocked fetch."""
-        return len(self._held_back) >= HELD_BACK_MAX or self._parser.buffered_bytes > 2 * BULK_BYTES_MAX
+        return self._held_back_bytes + self._parser.buffered_bytes > HELD_BACK_BYTES_MAX
 
     def end_of_input(self) -> None:
         """The client will send no more: answer what it asked, but do not wait with it for tasks."""
         self.closing = True
         self._held_back.clear()
+        self._held_back_bytes = 0
 
     # One command
+
+    def _hold_back(self, commands: list[list[bytes]]) -> None:
+        self._held_back.extend(commands)
+        self._held_back_bytes += sum(map(_size, commands))
 
     def _say(self, value: Value) -> None:
         """Put a reply in its slot."""

@@ -129,8 +129,7 @@ class Server:
         connection.closed = True
         self._links.pop(connection, None)
         self._greetings.clients = len(self._links)
-        if connection.unsent_leases:  # before the bound ones are released: these are not charged
-            self.service.undelivered(connection.unsent_leases)
+        self.service.undelivered(connection.lost_leases())  # before the bound ones: these are not charged
         self.service.disconnected(connection)
         if self.service.has_work:
             self._wake.set()
@@ -233,10 +232,9 @@ class Link(asyncio.Protocol):
             self._pause()
 
     def eof_received(self) -> bool:
-        connection = self._connection
-        if connection is None or connection.is_blocked:
-            return False  # nobody waits for a task who will not speak again
-        connection.end_of_input()
+        if self._connection is None:
+            return False
+        self._connection.end_of_input()
         self._server.touch(self)
         return True
 
@@ -248,44 +246,69 @@ class Link(asyncio.Protocol):
         self._unwritten = False
         if self._connection is not None:
             self._connection.unsent_leases.clear()
-            self._server.touch(self)
+            self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
             self._server.left(self._connection)
 
     def flush(self) -> None:
-        """Write what can be said, go on with what was held back, and end the conversation if it is over."""
+        """Write what can be said, go on with what was held back, and end the conversation if it is over.
+
+        A piece at a time, and none while the kernel holds some of the last: `resume_writing` goes on from there.
+        """
         connection, transport = self._connection, self._transport
         if connection is None or transport is None or connection.closed:
             return
-        output = connection.take_output()
-        if output:
-            transport.write(output)
-            if transport.get_write_buffer_size() > self._server.output_bytes_max:
-                self._server.say("client.cut_off", peer=connection.session.peer, why="does not read its replies")
-                transport.abort()
+        going = True
+        while going and not self._unwritten and not transport.is_closing():
+            output = connection.take_output()
+            if output and not self._write(connection, transport, output):
                 return
-            if not self._unwritten and not transport.is_closing():  # a write to a peer that is gone closes it
-                connection.unsent_leases.clear()
+            requests = connection.proceed()
+            for request in requests:
+                self._server.service.submit(request)
+            if requests:
+                self._server.touch(self)
+            going = connection.has_output
+        self._end_or_read_on(connection, transport)
+
+    def _write(self, connection: Connection, transport: asyncio.Transport, output: bytes) -> bool:
+        """Whether the peer is still there to write to."""
+        transport.write(output)
+        if transport.get_write_buffer_size() > self._server.output_bytes_max:
+            self._server.say("client.cut_off", peer=connection.session.peer, why="does not read its replies")
+            transport.abort()
+            return False
+        if transport.is_closing():  # a write to a peer that is gone closes it
+            return False
+        if not self._unwritten:
+            connection.unsent_leases.clear()
+        return True
+
+    def _end_or_read_on(self, connection: Connection, transport: asyncio.Transport) -> None:
         if connection.finished:
             if connection.is_http:
                 self._server.say("client.refused", peer=connection.session.peer, why="speaks HTTP, not RESP")
             transport.close()
-            return
-        requests = connection.proceed()
-        for request in requests:
-            self._server.service.submit(request)
-        if requests or connection.has_output or connection.finished:
-            self._server.touch(self)
-        if not self._reading and not self._unwritten and not connection.is_full:
+        elif connection.closing and connection.is_blocked:
+            if self._server.service.is_waiting(connection):
+                transport.close()  # nobody waits for a task who will not speak again
+            else:
+                self._server.touch(self)  # its fetch has not had its turn yet
+        elif not self._reading and not self._unwritten and not connection.is_full and not connection.closing:
             self._reading = True
             transport.resume_reading()
 
     def close(self) -> None:
-        """Say goodbye once everything is written."""
-        if self._transport is not None:
-            self._transport.close()
+        """Say goodbye once everything that can be said is written."""
+        connection, transport = self._connection, self._transport
+        if connection is None or transport is None:
+            return
+        connection.end_of_input()
+        self.flush()
+        if not self._unwritten and not connection.has_output:
+            transport.close()
 
     def abort(self) -> None:
         """Do not wait any longer."""

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias, final
 
 from msgspec.structs import asdict
 
-from moxy.core.answers import AckResult, Answer, Delivery, Names, Past, QueueStats, TaskView
+from moxy.core.answers import AckResult, Answer, Delivery, Names, Past, QueueStats, TaskView, deliveries_of
 from moxy.core.commands import Fetch, Intent, ReadHistory, ReadPolicy
 from moxy.core.errors import ERR, Refused
 from moxy.core.explain import fields, why
@@ -58,8 +58,7 @@ def _fetched(answer: Answer, intent: Intent) -> Value:
 
 
 def _entries(answer: Answer, intent: Intent) -> Value:
-    assert isinstance(answer, list)
-    return [asdict(task) for task in answer if isinstance(task, Delivery)]
+    return [asdict(task) for task in deliveries_of(answer)]
 
 
 def _fields(answer: Answer, intent: Intent) -> Value:
