@@ -31,7 +31,7 @@ from moxy.core.commands import (
     Release,
     Tick,
 )
-from moxy.core.errors import IOERR, Refused
+from moxy.core.errors import BACKEND, IOERR, Refused
 from moxy.core.events import (
     Acked,
     AnyEvent,
@@ -169,17 +169,19 @@ class Service:
         self._answered, self._events, self._newcomers = [], [], []
         if self._retries and self._clock.now_ms() >= self._quiet_until_ms:
             batch, self._retries = [*self._retries, *batch], []
+        news = await self._hear_news()
         await self._work_off(batch)
-        self._read_on()
+        await self._read_on()
         await self._expire()
         self._time_out()
         try:
             await self._backend.commit()
         except CommitRefused as refusal:
             self._refuse(batch, str(refusal))
-        await self._feed()
+        await self._feed(news)
         self._hand_over(self._answered)
         self._let_go(self._events)
+        self._backend.watch(self._waiting, self._reading)
         return Turn(self._answered, self._events)
 
     # The turn, in order
@@ -289,13 +291,23 @@ class Service:
         else:
             self._answer(request, read)
 
-    def _read_on(self) -> None:
+    async def _hear_news(self) -> list[str]:
+        """What others did to the queues of a shared backend: their waiters look again, their readers read on."""
+        news = list(self._backend.news())
+        for queue in news:
+            if queue in self._waiting:
+                self._woken[queue] = None
+        if self._woken:
+            await self._serve_woken()
+        return news
+
+    async def _read_on(self) -> None:
         """Advance the long reads by a slice each; those of clients that are gone end."""
         going, self._slow = self._slow, []
         for request, slow in going:
             if request.client is None or request.client.closed:
                 continue
-            outcome = slow.advance()
+            outcome = await slow.advance()
             self._take_read(request, slow if outcome is None else outcome)
 
     async def _expire(self) -> None:
@@ -327,11 +339,12 @@ class Service:
         self._retries += [request for request in batch if request.client is None]
         self._quiet_until_ms = self._clock.now_ms() + _QUIET_MS
 
-    async def _feed(self) -> None:
+    async def _feed(self, news: list[str]) -> None:
         """After the commit: let the blocked readers of events have what is new."""
         if not self._reading:
             return
-        for queue in dict.fromkeys(event.queue for event in self._events if event.queue in self._reading):
+        changed = dict.fromkeys([*news, *(event.queue for event in self._events)])
+        for queue in [queue for queue in changed if queue in self._reading]:
             for arrival, waiter in list(self._reading[queue].items()):
                 assert isinstance(waiter.intent, ReadEvents)
                 read = await self._backend.events(waiter.intent)
@@ -476,6 +489,9 @@ class Service:
         request.outcome = outcome
         if request.client is not None:
             self._answered.append(request)
+        elif isinstance(outcome, Refused) and outcome.code == BACKEND:
+            self._retries.append(request)  # a release that found nobody to tell; giving back twice does no harm
+            self._quiet_until_ms = self._clock.now_ms() + _QUIET_MS
 
     def _release(self, lease_ids: Iterable[str], cause: ReleaseCause) -> None:
         for lease_id in lease_ids:

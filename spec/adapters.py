@@ -420,15 +420,19 @@ class _OverService(Generic[P]):
         return canonical(self.deployment.states(), now_ms)
 
     def close(self) -> None:
-        _drive(self.backend.close())
+        self.drive(self.backend.close())
         self.deployment.close()
+
+    def drive(self, work: Awaitable[T]) -> T:
+        """The result of work of the service."""
+        return _drive(work)
 
     def settle(self) -> None:
         """Turns, for as long as something arrived or is due."""
         for _ in range(_TURNS_MAX):
             if not self.service.has_work and not self.is_late():
                 return
-            self.heard(_drive(self.service.turn()).answered)
+            self.heard(self.drive(self.service.turn()).answered)
         raise AssertionError("due work is not done: turn after turn, the service says that there is some")
 
     def is_late(self) -> bool:

@@ -13,7 +13,7 @@ A process that is killed loses nothing in any of them.
 """  # noqa: E501
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal, final
 
@@ -90,7 +90,13 @@ class DurableBackend:
             await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)
         self._memory.accept()
 
-    async def run(self) -> None:
+    def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
+        """Nobody else changes these queues."""
+
+    def news(self) -> Iterable[str]:
+        return ()
+
+    async def run(self, wake: Callable[[], None]) -> None:
         """The work beside turns, once a second, until cancelled. Raises LogFailed."""
         while True:
             await asyncio.sleep(1)
@@ -170,7 +176,7 @@ class _EventSearch:
         self._found: list[AnyEvent] = []
         self._first_seq = 0
 
-    def advance(self) -> Outcome | None:
+    async def advance(self) -> Outcome | None:
         query = self._query
         try:
             for _ in range(_SLICE_EVENTS):
@@ -202,7 +208,7 @@ class _HistorySearch:
         self._found: list[AnyEvent] = []
         self._first_seq = 0
 
-    def advance(self) -> Outcome | None:
+    async def advance(self) -> Outcome | None:
         try:
             for _ in range(_SLICE_EVENTS):
                 _, event = next(self._log)

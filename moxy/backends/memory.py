@@ -5,7 +5,7 @@ not: rules, disks. By itself it forgets everything with the process; `durable` k
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, final
 
 from msgspec.structs import asdict
@@ -120,7 +120,13 @@ class MemoryBackend:
         self.uncommitted = []
         self._before.clear()
 
-    async def run(self) -> None:
+    def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
+        """Nobody else changes these queues."""
+
+    def news(self) -> Iterable[str]:
+        return ()
+
+    async def run(self, wake: Callable[[], None]) -> None:
         """Nothing to do beside turns."""
 
     async def close(self) -> None:

@@ -84,7 +84,7 @@ class Server:
         Raises what the backend raises when it can promise nothing any more: then nobody is answered, and the caller
         must end the process.
         """
-        beside = asyncio.create_task(self._backend.run())
+        beside = asyncio.create_task(self._backend.run(self._wake.set))
         beside.add_done_callback(lambda _: self._wake.set())
         try:
             while True:

@@ -1,0 +1,165 @@
+"""A queue's keys, read back into a state: for comparison with the fold of its events.
+
+Lives here: reading every key of a queue and putting a QueueState together. Must not: write, or judge.
+
+The orders are not taken from the keys but made from the records; that each sorted set says the same is checked here,
+since it is the sorted sets that the scripts follow.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from moxy.backends.redis.calls import TOTALS
+from moxy.backends.redis.link import Link
+from moxy.backends.redis.records import task_of
+from moxy.backends.redis.scripts import key_of
+from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
+from moxy.core.policy import RANGES, Policy
+from moxy.core.state import QueueState, Task, Totals
+from moxy.journal.rows import MemoryRow, QueueRow, TaskRow
+from moxy.journal.snapshots import _Builder as StateBuilder
+
+_PLACE_BITS: Final = 10**15
+
+
+class Dump(msgspec.Struct, frozen=True):
+    """What the keys of a queue say, and in which sentences they contradict each other."""
+
+    state: QueueState
+    epoch: int
+    token_floor: int
+    contradictions: list[str]
+
+
+async def read_dump(link: Link, prefix: str, queue: str) -> Dump:
+    """Read a queue's keys. Not atomic: whoever needs one moment compares `state.seq` before and after.
+
+    Raises BackendDown.
+    """
+    meta = _pairs(await link.command("HGETALL", key_of(prefix, queue, "meta")))
+    policy = _pairs(await link.command("HGETALL", key_of(prefix, queue, "policy")))
+    records = _pairs(await link.command("HGETALL", key_of(prefix, queue, "tasks")))
+    payloads = _pairs(await link.command("HGETALL", key_of(prefix, queue, "payloads")))
+    ids = _pairs(await link.command("HGETALL", key_of(prefix, queue, "ids")))
+    numbers = {name: int(meta.get(name.encode(), b"0")) for name in (*TOTALS, *_SCALARS)}
+    row = QueueRow(
+        name=queue,
+        policy=Policy(**{field: int(policy[field.encode()]) for field in RANGES if field.encode() in policy}),
+        seq=numbers["seq"],
+        at_ms=numbers["at_ms"],
+        born_ms=numbers["born_ms"],
+        paused=bool(numbers["paused"]),
+        next_number=numbers["next_number"] or 1,
+        last_token=numbers["last_token"],
+        totals=Totals(**{name: numbers[name] for name in TOTALS}),
+    )
+    builder = StateBuilder(row)
+    tasks: dict[int, Task] = {}
+    found: list[str] = []
+    for number, record in records.items():
+        if number not in payloads:
+            found.append(f"task {number.decode()} has a record and no payload")
+        task = task_of(int(number), record, payloads.get(number, b""))
+        tasks[task.number] = task
+        builder.add_task(_row_of(task))
+    if len(payloads) != len(records):
+        found.append(f"{len(payloads)} payloads for {len(records)} records")
+    # Redis does not keep the number that a remembered id had, and nothing needs it: any that are unique will do.
+    for at, (member, until_ms) in enumerate(await _sorted_set(link, prefix, queue, "remembered")):
+        builder.add_memory(MemoryRow(member.decode(), until_ms, -1 - at))
+    found += _ids_contradict(ids, tasks)
+    holders = _holders(records)
+    for name in ("ready", "scheduled", "processing", "dead", "expiring", "bound"):
+        told = dict(await _sorted_set(link, prefix, queue, name))
+        expected = _expected(name, tasks, holders)
+        if told != expected:
+            odd = sorted({*told.items()} ^ {*expected.items()})[:3]
+            found.append(f"the sorted set :{name} differs from the records, first in {odd}")
+    return Dump(builder.state(), numbers["epoch"], numbers["token_floor"], found)
+
+
+_SCALARS: Final = (
+    "seq",
+    "at_ms",
+    "born_ms",
+    "paused",
+    "next_number",
+    "last_token",
+    "epoch",
+    "token_floor",
+)
+
+
+def _row_of(task: Task) -> TaskRow:
+    return TaskRow(
+        task.number,
+        task.task_id,
+        task.payload,
+        task.priority,
+        task.place,
+        task.placed_ms,
+        task.enqueued_ms,
+        task.state,
+        task.due_ms,
+        task.expires_ms,
+        task.token,
+        task.lease,
+        task.death,
+        task.options,
+        task.tally,
+    )
+
+
+def _holders(records: Mapping[bytes, bytes]) -> dict[int, str]:
+    """Number -> the server that holds it, of bound tasks."""
+    fields = {int(number): msgspec.json.decode(record) for number, record in records.items() if b'"bound"' in record}
+    return {number: record["bound"] for number, record in fields.items()}
+
+
+def _expected(name: str, tasks: Mapping[int, Task], holders: Mapping[int, str]) -> dict[bytes, int]:
+    """What the sorted set must hold, going by the records."""
+    if name == "bound":
+        return {f"{holder}:{number}".encode(): 0 for number, holder in holders.items()}
+    if name == "expiring":
+        waiting = [task for task in tasks.values() if task.expires_ms and task.state in (READY, SCHEDULED)]
+        return {_member(task.place, task): task.expires_ms for task in waiting}
+    members: dict[bytes, int] = {}
+    for task in tasks.values():
+        if name == task.state == READY:
+            members[b"%d" % task.number] = (9 - task.priority) * _PLACE_BITS + task.place
+        elif name == task.state == SCHEDULED:
+            members[_member(task.place, task)] = task.due_ms
+        elif name == task.state == PROCESSING and task.lease is not None:
+            members[_member(task.lease.token, task)] = task.lease.deadline_ms
+        elif name == task.state == DEAD and task.death is not None:
+            members[_member(task.death.seq, task)] = task.death.at_ms
+    return members
+
+
+def _member(rank: int, task: Task) -> bytes:
+    return b"%016d:%d" % (rank, task.number)
+
+
+def _ids_contradict(ids: Mapping[bytes, bytes], tasks: Mapping[int, Task]) -> list[str]:
+    """Ids that clients chose must lead to their tasks."""
+    return [
+        f"the id {task_id.decode()!r} leads to task {number.decode()}, which is not that one"
+        for task_id, number in ids.items()
+        if int(number) not in tasks or tasks[int(number)].task_id.encode() != task_id
+    ]
+
+
+async def _sorted_set(link: Link, prefix: str, queue: str, name: str) -> list[tuple[bytes, int]]:
+    reply = await link.command("ZRANGE", key_of(prefix, queue, name), 0, -1, "WITHSCORES")
+    assert isinstance(reply, list), reply
+    return [(member, int(float(score))) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+
+
+def _pairs(reply: object) -> dict[bytes, bytes]:
+    """What HGETALL said, as redis-py or the plain protocol has it."""
+    if isinstance(reply, dict):
+        return reply
+    assert isinstance(reply, list), reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))

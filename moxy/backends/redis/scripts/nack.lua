@@ -1,0 +1,24 @@
+-- MOXY.NACK: not done. ARGV: task number, token, lease id, kind (retry, fatal or release), delay_ms (-1: the backoff
+-- decides), reason, chance for jitter.
+
+local t, refusal = held(ARGV[ARG + 1], ARGV[ARG + 2], ARGV[ARG + 3])
+if not t then return refusal end
+local kind, delay_ms, reason = ARGV[ARG + 4], tonumber(ARGV[ARG + 5]), ARGV[ARG + 6]
+drain()
+if kind == 'release' then
+  release(t, 'worker')
+  return answer('')
+end
+local attempts = (t.attempts or 0) + 1
+emit('Failed', 'number', t.n, 'task_id', t.id, 'lease_id', t.lease_id, 'reason', reason, 'attempts', attempts)
+leave(t)
+t.state, t.attempts, t.failures = '', attempts, (t.failures or 0) + 1
+t.ended, t.nack_reason = 'failed', reason ~= '' and reason or nil
+if reason ~= '' then t.last_reason = reason end
+count('failed')
+if kind == 'fatal' then
+  bury(t, 'fatal', reason ~= '' and reason or 'fatal')
+else
+  requeue(t, delay_ms >= 0 and delay_ms or nil, tonumber(ARGV[ARG + 7]))
+end
+return answer('')

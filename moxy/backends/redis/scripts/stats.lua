@@ -1,0 +1,3 @@
+-- MOXY.STATS: the counts.
+
+return answer({call('ZCARD', READY), call('ZCARD', PROCESSING), call('ZCARD', DEAD)})
