@@ -8,8 +8,10 @@ failed while running, 5 backend unreachable at start, 6 data directory in use.
 
 import asyncio
 import gc
+import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,11 @@ from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import EVENTS_MAX
-from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address
+from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
+from moxy.backends.redis.errors import Unreachable
+from moxy.backends.redis.link import Link
+from moxy.backends.redis.scripts import SCRIPTS
+from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address, parse_prefix, parse_redis
 from moxy.core.lifecycle import PROCESSING
 from moxy.journal.disk import OsDisk
 from moxy.journal.errors import JournalError
@@ -34,7 +40,18 @@ from moxy.server.tcp import Journalist, Server
 from moxy.sources import RandomIds, SystemClock
 
 EXIT_USAGE: Final = 2
-WARNINGS: Final = {"client.refused", "client.cut_off", "log.refused", "log.warning", "snapshot.refused"}
+EXIT_UNREACHABLE: Final = 5
+WARNINGS: Final = {
+    "client.refused",
+    "client.cut_off",
+    "log.refused",
+    "log.warning",
+    "snapshot.refused",
+    "redis.warning",
+    "redis.away",
+    "redis.server_gone",
+}
+ERRORS: Final = {"redis.rollback"}
 
 try:
     from uvloop import run as run_loop
@@ -59,6 +76,19 @@ def cli() -> None:
     help="Where queues live.",
 )
 @click.option("--redis-addr", envvar="MOXY_REDIS_ADDR", metavar="HOST:PORT|URL", help="The Redis of --backend redis.")
+@click.option(
+    "--redis-prefix",
+    envvar="MOXY_REDIS_PREFIX",
+    metavar="NAME",
+    help="What the keys in Redis begin with (moxy).",
+)
+@click.option(
+    "--retain-events",
+    envvar="MOXY_RETAIN_EVENTS",
+    type=click.IntRange(1_000, 1_000_000_000),
+    metavar="EVENTS",
+    help="Events kept for each queue in Redis (100000).",
+)
 @click.option("--data-dir", envvar="MOXY_DATA_DIR", metavar="DIR", help="Keep an event log there.")
 @click.option(
     "--durability",
@@ -121,6 +151,8 @@ def serve(
     addr: str,
     backend: str,
     redis_addr: str | None,
+    redis_prefix: str | None,
+    retain_events: int | None,
     data_dir: str | None,
     durability: Durability | None,
     snapshot_every: int,
@@ -138,9 +170,14 @@ def serve(
     moxy serve
     redis-cli -p 6380 MOXY.ENQUEUE jobs hello
     """
-    for flag, asked in (("--backend redis", backend == "redis"), ("--redis-addr", redis_addr)):
-        if asked:
-            raise ConfigError(f"{flag} is not available yet: use the memory backend, with --data-dir to keep tasks")
+    if backend == "redis" and data_dir:
+        raise ConfigError(
+            "--data-dir is for the memory backend: with --backend redis it is Redis that keeps the events"
+        )
+    redis_flags = {"--redis-addr": redis_addr, "--redis-prefix": redis_prefix, "--retain-events": retain_events}
+    for flag, value in redis_flags.items():
+        if value is not None and backend != "redis":
+            raise ConfigError(f"{flag} is about Redis: add --backend redis")
     for flag, given in (
         ("--durability", durability),
         ("--retain-bytes", retain_bytes),
@@ -157,6 +194,9 @@ def serve(
         snapshot_every=snapshot_every,
         retain_bytes=retain_bytes,
         retain_ms=None if retain_hours is None else int(retain_hours * 3_600_000),
+        redis=parse_redis(redis_addr or "127.0.0.1:6379") if backend == "redis" else None,
+        redis_prefix=parse_prefix(redis_prefix or "moxy"),
+        retain_events=retain_events or RETAIN_EVENTS,
         max_attempts=max_attempts,
         password=requirepass,
         clients_max=max_clients,
@@ -191,10 +231,10 @@ async def run_server(config: ServeConfig) -> None:
     logger = configure(config.log_level, "console" if log_format == "console" else "json")
 
     def say(event: str, **fields: str | int) -> None:
-        log = logger.warning if event in WARNINGS else logger.info
+        log = logger.error if event in ERRORS else logger.warning if event in WARNINGS else logger.info
         log(event, **fields)
 
-    clock, backend, orphans = open_backend(config, say)
+    clock, backend, orphans = await open_redis(config, say) if config.redis else open_backend(config, say)
     server = Server(
         backend, clock, say, [EventLog(logger, config.log_level)], config.password, clients_max=config.clients_max
     )
@@ -210,7 +250,7 @@ async def run_server(config: ServeConfig) -> None:
     gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
     host, port = server.address
     say("server.listening", address=f"{host}:{port}", host=host, port=port, version=__version__)
-    if not config.data_dir:
+    if not config.data_dir and not config.redis:
         logger.warning("server.volatile", text="no data directory: all tasks are gone when this process ends")
     await server.run()
     say("server.stopped", address=f"{host}:{port}")
@@ -272,6 +312,33 @@ def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, 
     return clock, backend, bound
 
 
+async def open_redis(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, list[str]]:
+    """The backend over a Redis that is there and may be used. Raises Unreachable, or ConfigError when it may not."""
+    assert config.redis is not None
+    link = Link(config.redis, list(SCRIPTS.values()))
+    facts = await link.connect()
+    if facts.refusal:
+        await link.close()
+        raise ConfigError(f"{config.redis.display}: {facts.refusal}")
+    say("redis.connected", address=config.redis.display, **facts.describe())
+    for warning in facts.warnings:
+        say("redis.warning", text=warning)
+    clock = SystemClock()
+    server_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}".replace(":", "-")
+    backend = RedisBackend(
+        link,
+        clock,
+        RandomIds(),
+        server_id,
+        config.policy,
+        config.redis_prefix,
+        config.retain_events,
+        say,
+        {"redis_address": config.redis.display, **facts.describe()},
+    )
+    return clock, backend, []
+
+
 @contextmanager
 def recovery_progress() -> Iterator[Progress | None]:
     """A bar on stderr while a log is read, for people on a terminal; nothing in a pipe."""
@@ -304,6 +371,9 @@ def main() -> NoReturn:
     except JournalError as error:
         click.echo(f"moxy: {error}", err=True)
         sys.exit(error.exit_code)
+    except Unreachable as error:
+        click.echo(f"moxy: {error}", err=True)
+        sys.exit(EXIT_UNREACHABLE)
     except click.Abort:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -81,7 +81,7 @@ class Backend(Protocol):
         """After each turn: in which queues a fetch waits for a task, and in which a reader waits for an event."""
 
     def news(self) -> Iterable[str]:
-        """Queues where something a client waits for may have happened without this process's doing, since last asked."""
+        """Queues where others may have done something that a client here waits for, since last asked."""
 
     async def run(self, wake: Callable[[], None]) -> None:
         """Work beside turns, for as long as the server runs. `wake` asks for a turn. Raises what must stop it."""

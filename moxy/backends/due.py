@@ -7,7 +7,7 @@ import heapq
 from typing import Final, final
 
 _SLACK: Final = 64
-"""Entries of the order that may be out of date before it is made anew: so its size follows the queues, not the changes."""
+"""Entries of the order that may be out of date before it is made anew: its size follows the queues, not the changes."""
 
 
 @final

@@ -8,7 +8,7 @@ A reply promises what the Redis in question promises: `commit` has nothing to ad
 at start, and by `describe`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, final
 
 from msgspec.structs import asdict
@@ -63,8 +63,8 @@ class RedisBackend:
         prefix: str = "moxy",
         retain_events: int = RETAIN_EVENTS,
         say: Callable[..., None] = lambda event, **fields: None,
+        facts: Mapping[str, str | int] | None = None,
         inject_clock: bool = False,
-        keep_time: Callable[[int], None] = lambda redis_ms: None,
     ) -> None:
         self._link: Final = link
         self._clock: Final = clock
@@ -73,6 +73,7 @@ class RedisBackend:
         self._prefix: Final = prefix
         self._retain: Final = retain_events
         self._say: Final = say
+        self._facts: Final = dict(facts or {})
         self._inject_clock: Final = inject_clock
         usual = self._asker.policy == Policy()
         self._born: Final = "" if usual else _as_json(self._asker.policy)
@@ -82,7 +83,7 @@ class RedisBackend:
         self._due: Final = DueTimes()
         self.rollbacks = 0
         """How often Redis was found to have lost events of a queue."""
-        self.fellows: Final = Fellows(self, link, clock, server_id, prefix, keep_time, say)
+        self.fellows: Final = Fellows(self, link, clock, server_id, prefix, say)
         self._stream: Final = Stream(link, prefix, self._knows)
         self._aside: list[AnyEvent] = []
 
@@ -119,9 +120,9 @@ class RedisBackend:
     def next_due_ms(self) -> int | None:
         return 0 if self.fellows.has_orphans or self._aside else self._due.first_ms()
 
-    def look_at(self, queue: str, at_ms: int) -> None:
-        """Somebody said that the queue needs time then: ask it no later."""
-        self._due.no_later(queue, at_ms)
+    def look_at(self, queue: str, in_ms: int) -> None:
+        """Somebody said that the queue needs time so soon: ask it no later."""
+        self._due.no_later(queue, self._clock.now_ms() + in_ms)
 
     async def commit(self) -> None:
         """What a script did is done: how well Redis keeps it is Redis's affair."""
@@ -149,7 +150,7 @@ class RedisBackend:
             "redis_rollbacks": self.rollbacks,
             "redis_reconnects": self._link.reconnects,
             "queues": len(self._seen),
-            **self._link.describe(),
+            **self._facts,
         }
 
     # Reading

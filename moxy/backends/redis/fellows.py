@@ -8,7 +8,7 @@ What is in Redis beside the queues, `PREFIX` being `moxy`:
 - `PREFIX:queues`, a sorted set, all of score 0: the names of queues, so that nobody needs KEYS or SCAN.
 - `PREFIX:servers`, a sorted set: server id -> its latest heartbeat, by Redis's clock.
 - the channel `PREFIX:wake:SERVER_ID`: "QUEUE", something is ready there for you.
-- the channel `PREFIX:due`: "MS QUEUE", look at that queue no later than then.
+- the channel `PREFIX:due`: "MS QUEUE", look at that queue in so many milliseconds. No clocks are compared.
 
 Waiting. A server whose fetches found nothing stands in the line `PREFIX:{QUEUE}:waiting`, and the script that checks
 that nothing is ready puts it there, so no wake-up is lost in between. Whoever makes n tasks ready tells the first n of
@@ -18,6 +18,7 @@ slow poll that makes up for a message that Redis lost.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol, final
 
 import msgspec
@@ -61,8 +62,8 @@ class Queues(Protocol):
     def take(self, queue: str, reply: object) -> Taken | None:
         """What such a reply comes to; None when it was refused."""
 
-    def look_at(self, queue: str, at_ms: int) -> None:
-        """The queue needs time no later than that."""
+    def look_at(self, queue: str, in_ms: int) -> None:
+        """The queue needs time no later than in so many milliseconds."""
 
     def seq_of(self, queue: str) -> int:
         """The newest sequence number seen of a queue."""
@@ -82,7 +83,6 @@ class Fellows:
         clock: Clock,
         server_id: str,
         prefix: str,
-        keep_time: Callable[[int], None],
         say: Callable[..., None],
     ) -> None:
         self._queues: Final = queues
@@ -90,7 +90,6 @@ class Fellows:
         self._clock: Final = clock
         self._id: Final = server_id
         self._prefix: Final = prefix
-        self._keep_time: Final = keep_time
         self._say: Final = say
         self.alive = 1
         """Servers that beat."""
@@ -154,8 +153,8 @@ class Fellows:
             self._changed.set()
 
         channels = [f"{self._prefix}:due", f"{self._prefix}:wake:{self._id}"]
-        listener = Listener(self._link.address, channels, heard, listening_again)
-        await listener.start()
+        listener = Listener(self._link.address, channels, heard, listening_again, self._trouble)
+        listener.start()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat_on(wake))
@@ -188,11 +187,9 @@ class Fellows:
                 await asyncio.sleep(_READ_POLL_S)
 
     async def beat(self) -> None:
-        """Say that this server lives, see who does not, keep time, and find queues. Raises BackendDown."""
-        before_ms = self._clock.now_ms()
+        """Say that this server lives, see who does not, and find queues. Raises BackendDown."""
         seconds, micros = _numbers(await self._link.command("TIME"))
         now_ms = seconds * 1000 + micros // 1000
-        self._keep_time(now_ms + (self._clock.now_ms() - before_ms) // 2)
         await self._link.command("ZADD", f"{self._prefix}:servers", now_ms, self._id)
         if self._link.reconnects != self._reconnects:
             self._reconnects = self._link.reconnects
@@ -207,7 +204,7 @@ class Fellows:
         if now_ms - self._discovered_ms > _DISCOVER_MS:
             self._discovered_ms = now_ms
             async for queue in self._names():
-                self._queues.look_at(queue, self._clock.now_ms())
+                self._queues.look_at(queue, 0)
 
     async def _bury_the_dead(self, now_ms: int) -> None:
         servers = f"{self._prefix}:servers"
@@ -246,17 +243,18 @@ class Fellows:
 
     async def leave(self) -> None:
         """This server goes on purpose: what it held has been released."""
-        try:
+        with suppress(BackendDown):  # then the others will notice
             await self._link.command("ZREM", f"{self._prefix}:servers", self._id)
-        except BackendDown:
-            pass  # the others will notice
 
     # Small change
 
+    def _trouble(self, sentence: str) -> None:
+        self._say("redis.away", text=sentence)
+
     def _heard(self, channel: str, data: bytes) -> None:
         if channel.endswith(":due"):
-            at_ms, _, queue = data.decode().partition(" ")
-            self._queues.look_at(queue, int(at_ms))
+            in_ms, _, queue = data.decode().partition(" ")
+            self._queues.look_at(queue, int(in_ms))
         else:
             queue = data.decode()
             self._standing.pop(queue, None)

@@ -94,7 +94,7 @@ def event_of(queue: str, seq: int, fields: Sequence[bytes]) -> AnyEvent:
     for at in range(4, len(fields), 2):
         name, read = readers[fields[at]]
         values[name] = read(fields[at + 1])
-    event: AnyEvent = cls(queue, seq, at_ms, **values)  # type: ignore[arg-type,call-arg,assignment]
+    event: AnyEvent = cls(queue, seq, at_ms, **values)  # type: ignore[assignment]
     return event
 
 

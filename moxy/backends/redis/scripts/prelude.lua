@@ -175,7 +175,7 @@ end
 local function due_by(ms)
   if told_ms == 0 or ms < told_ms then
     told_ms = ms
-    call('PUBLISH', PREFIX .. ':due', number(ms) .. ' ' .. QUEUE)
+    call('PUBLISH', PREFIX .. ':due', number(math.max(ms - clock_ms, 0)) .. ' ' .. QUEUE)
   end
 end
 
