@@ -27,7 +27,7 @@ from moxy.backends.recent import EVENTS_MAX
 from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
 from moxy.backends.redis.errors import Unreachable
 from moxy.backends.redis.link import Link
-from moxy.backends.redis.scripts import SCRIPTS
+from moxy.backends.redis.scripts import SCRIPT
 from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address, parse_prefix, parse_redis
 from moxy.core.lifecycle import PROCESSING
 from moxy.journal.disk import OsDisk
@@ -315,7 +315,7 @@ def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, 
 async def open_redis(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, list[str]]:
     """The backend over a Redis that is there and may be used. Raises Unreachable, or ConfigError when it may not."""
     assert config.redis is not None
-    link = Link(config.redis, list(SCRIPTS.values()))
+    link = Link(config.redis, [SCRIPT])
     facts = await link.connect()
     if facts.refusal:
         await link.close()

@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Mapping
 from typing import TypeVar, final
 
 from moxy.backends.base import Backend
+from moxy.backends.redis.address import parse_redis_address
 from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.dump import read_dump
 from moxy.backends.redis.link import Link
+from moxy.backends.redis.scripts import SCRIPT
 from moxy.core.commands import ListQueues
 from moxy.core.state import QueueState
 from spec.adapters import ServiceSystem, SettableClock, ZeroIds
@@ -30,7 +32,7 @@ class OnRedis:
         self.loop = asyncio.new_event_loop()
 
     def backend(self, clock: SettableClock, ids: ZeroIds) -> Backend:
-        self._link = Link(self._addr)
+        self._link = Link(parse_redis_address(self._addr), [SCRIPT])
         self._backend = RedisBackend(self._link, clock, ids, "one", prefix=self._prefix, inject_clock=True)
         return self._backend
 
@@ -57,7 +59,7 @@ class OnRedis:
         self.loop.close()
 
     async def _delete(self) -> None:
-        link = Link(self._addr)
+        link = Link(parse_redis_address(self._addr), [])
         cursor: object = b"0"
         while True:
             cursor, keys = await link.command("SCAN", cursor, "MATCH", f"{self._prefix}:*", "COUNT", 1000)  # type: ignore

@@ -4,34 +4,49 @@ Lives here: calls out, replies in, what this server has seen of each queue, and 
 have lost something. Must not: rules of a queue (the scripts), other servers and waiting (`fellows`), connections
 (`link`).
 
-A reply promises what the Redis in question promises: `commit` has nothing to add. What its settings can lose is said
-at start, and by `describe`.
+All commands of a turn on one queue are one run of the script, a batch; the queues of a turn go out together. A reply
+promises what the Redis in question promises: `commit` has nothing to add. What its settings can lose is said at start,
+and by `describe`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, final
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from moxy.backends.base import Clock, Done, IdSource, Outcome, Slow
 from moxy.backends.due import DueTimes
-from moxy.backends.redis.calls import CREATING, VERBS, Asker, info
+from moxy.backends.redis.calls import CREATING, VERBS, Asker, Verb
 from moxy.backends.redis.errors import BackendDown
-from moxy.backends.redis.fellows import Fellows, Taken
+from moxy.backends.redis.fellows import Fellows, Job, Taken
 from moxy.backends.redis.link import Call, Link
 from moxy.backends.redis.node import Word
 from moxy.backends.redis.records import event_of
-from moxy.backends.redis.scripts import SCRIPTS, keys_of
+from moxy.backends.redis.scripts import SCRIPT, keys_of
 from moxy.backends.redis.stream import Stream
 from moxy.core.answers import Answer, Names
-from moxy.core.commands import AnyCommand, Info, ListQueues, ReadEvents, ReadHistory, ReadPolicy, Show, Stats, Tick
+from moxy.core.commands import (
+    AnyCommand,
+    Enqueue,
+    EnqueueMany,
+    Info,
+    ListQueues,
+    ReadEvents,
+    ReadHistory,
+    ReadPolicy,
+    Show,
+    Stats,
+    Tick,
+)
 from moxy.core.errors import BACKEND, Refused
-from moxy.core.events import AnyEvent
+from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.globs import matches
 from moxy.core.policy import Policy
 
 RETAIN_EVENTS: Final = 100_000
 _TICKS_PER_TURN: Final = 200
+_WEIGHT_MAX: Final = 500
+"""About how many tasks one run of the script touches at most: Redis does nothing else meanwhile."""
 _PAUSE_MS: Final = 100
 """How long a queue's due work rests when Redis could not be asked to do it."""
 _REFUSED, _LOST = 0, 2
@@ -81,28 +96,28 @@ class RedisBackend:
         self._seen: Final[dict[str, Seen]] = {}
         self._registered: Final[set[str]] = set()
         self._due: Final = DueTimes()
+        self._aside: list[AnyEvent] = []
         self.rollbacks = 0
         """How often Redis was found to have lost events of a queue."""
         self.fellows: Final = Fellows(self, link, clock, server_id, prefix, say)
         self._stream: Final = Stream(link, prefix, self._knows)
-        self._aside: list[AnyEvent] = []
 
     # Turns
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(commands)
-        calls: list[Call] = []
+        jobs: list[Job] = []
         places: list[int] = []
         for at, command in enumerate(commands):
             try:
-                calls.append(self.call(command))
+                jobs.append(self._job(command))
                 places.append(at)
             except Refused as refused:
                 outcomes[at] = refused
         refusal = await self._register(commands)
-        replies = [refusal] * len(calls) if refusal else await self.run_calls(calls)
-        for at, reply in zip(places, replies, strict=True):
-            outcomes[at] = self._outcome(commands[at], reply)
+        results = [refusal] * len(jobs) if refusal else await self.run_jobs(jobs)
+        for at, result in zip(places, results, strict=True):
+            outcomes[at] = self._outcome(commands[at], result)
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def expire(self) -> list[AnyEvent]:
@@ -162,8 +177,8 @@ class RedisBackend:
         assert isinstance(reply, list), reply
         names = [name.decode() for name in reply[: query.count]]
         # A name is registered before its queue's first event, which may then have been refused.
-        known = await self.run_calls([self.call(Stats(name)) for name in names])
-        exist = [name for name, seen in zip(names, known, strict=True) if isinstance(seen, list) and int(seen[4])]
+        await self.execute([Stats(name) for name in names])
+        exist = [name for name in names if self.seq_of(name)]
         cursor = names[-1] if len(reply) > query.count else ""
         return Names(cursor, [name for name in exist if matches(query.pattern, name)])
 
@@ -177,76 +192,90 @@ class RedisBackend:
         (outcome,) = await self.execute([Show(queue, task_id)])
         return isinstance(outcome, Done) and outcome.answer is not None
 
-    # Calls
+    # Batches
 
-    def call(self, command: AnyCommand) -> Call:
-        """A command as a call. Raises Refused for what need not be asked."""
-        verb = VERBS[type(command)]
-        arguments = verb.arguments(command, self._ids.seed(), self._asker)
-        return self.script_call(verb.script, command.queue, arguments, verb.again(command))
+    def _job(self, command: AnyCommand) -> Job:
+        """A command as work for the script. Raises Refused for what need not be asked."""
+        verb: Verb = VERBS[type(command)]
+        words = verb.arguments(command, self._ids.seed(), self._asker)
+        return Job(command.queue, verb.script, words, verb.again(command))
 
-    def script_call(self, script: str, queue: str, arguments: Sequence[Word], again: bool) -> Call:
-        """A call of any script on a queue."""
+    async def run_jobs(self, jobs: Sequence[Job]) -> list[object]:
+        """One round trip. For each job, in order, a Refused or the Taken of what it did."""
+        results: list[object] = [None] * len(jobs)
+        batches = list(_batches(jobs))
+        calls = [self._call([jobs[at] for at in batch]) for batch in batches]
+        replies = list(await self._link.run(calls))
+        lost = [at for at, reply in enumerate(replies) if isinstance(reply, list) and reply[0] == _LOST]
+        if lost:
+            for queue in dict.fromkeys(calls[at].queue for at in lost):
+                await self._begin_epoch(queue)
+            again = [self._call([jobs[at] for at in batches[number]]) for number in lost]
+            for number, reply in zip(lost, await self._link.run(again), strict=True):
+                replies[number] = reply
+        for batch, call, reply in zip(batches, calls, replies, strict=True):
+            for at, result in zip(batch, self._results(call.queue, len(batch), reply), strict=True):
+                results[at] = result
+        return results
+
+    def _call(self, jobs: Sequence[Job]) -> Call:
+        """A batch for one queue as a call of the script."""
+        queue = jobs[0].queue
+        words = self._head(queue)
+        for job in jobs:
+            words += (job.verb, len(job.words))
+            words += job.words
+        return self._call_of(queue, words, all(job.again for job in jobs))
+
+    def _call_of(self, queue: str, words: list[Word], again: bool) -> Call:
         keys = self._keys.get(queue)
         if keys is None:
             keys = self._keys[queue] = keys_of(self._prefix, queue)
-        return Call(SCRIPTS[script], queue, keys, [*self._head(queue), *arguments], again)
+        return Call(SCRIPT, queue, keys, words, again)
 
     def _head(self, queue: str) -> list[Word]:
         now: Word = self._clock.now_ms() if self._inject_clock else ""
-        head: list[Word] = [queue, self._prefix, now, self._retain, self._born]
         seen = self._seen.get(queue)
-        return head + ([0, 0, 0] if seen is None else [seen.epoch, seen.seq, seen.token])
+        head: list[Word] = [queue, self._prefix, now, self._retain, self._born, 0, 0, 0]
+        if seen is not None:
+            head[5:] = [seen.epoch, seen.seq, seen.token]
+        return head
 
-    async def run_calls(self, calls: Sequence[Call]) -> list[object]:
-        """Replies in order: what a script answered, or a Refused. A queue that Redis has lost something of gets its
-        new epoch first, and the call then runs in that."""
-        replies: list[object] = list(await self._link.run(calls))
-        lost = [at for at, reply in enumerate(replies) if isinstance(reply, list) and reply[0] == _LOST]
-        if not lost:
-            return replies
-        for queue in dict.fromkeys(calls[at].queue for at in lost):
-            await self.begin_epoch(queue)
-        again = [self._with_new_head(calls[at]) for at in lost]
-        for at, reply in zip(lost, await self._link.run(again), strict=True):
-            still_lost = isinstance(reply, list) and reply[0] == _LOST
-            replies[at] = Refused(BACKEND, "Redis keeps losing events: nothing happened") if still_lost else reply
-        return replies
+    def _results(self, queue: str, count: int, reply: Any) -> list[Taken | Refused]:
+        """What a batch's reply comes to, job by job; and note what it says of the queue."""
+        if isinstance(reply, Refused):
+            return [reply] * count
+        if reply[0] == _REFUSED:
+            return [Refused(reply[1].decode(), reply[2].decode())] * count
+        if reply[0] == _LOST:
+            return [Refused(BACKEND, "Redis keeps losing events: nothing happened, try again")] * count
+        _, epoch, seq, last_seq, token, clock_ms, told_ms, results = reply
+        self._note(queue, epoch, last_seq, token)
+        self._note_due(queue, clock_ms, told_ms)
+        taken: list[Taken | Refused] = []
+        for result in results:
+            if result[0] == _REFUSED:
+                taken.append(Refused(result[1].decode(), result[2].decode()))
+            else:
+                events = [event_of(queue, seq + at, fields) for at, fields in enumerate(result[2])]
+                seq += len(events)
+                taken.append(Taken(result[1], events, clock_ms))
+        return taken
 
-    def _with_new_head(self, call: Call) -> Call:
-        head = self._head(call.queue)
-        return Call(call.script, call.queue, call.keys, [*head, *call.args[len(head) :]], call.idempotent)
+    def _outcome(self, command: AnyCommand, result: object) -> Outcome:
+        if isinstance(result, Refused):
+            return result
+        assert isinstance(result, Taken), result
+        return Done(self._answer(command, result), tuple(_with_payloads(command, result.events)))
 
-    async def begin_epoch(self, queue: str) -> None:
-        """If Redis knows less of the queue than was seen, go on in a new epoch, in which old leases are void."""
-        seen = self._seen.get(queue)
-        if seen is None:
-            return
-        was = (seen.epoch, seen.seq, seen.token)
-        more = True
-        while more:
-            call = self.script_call("rollback", queue, was, True)
-            call.args[5:8] = [0, 0, 0]  # the one script that must run although something is lost
-            (reply,) = await self._link.run([call])
-            if not isinstance(reply, list) or reply[0] == _REFUSED:
-                return
-            self._aside += _events(queue, reply)
-            epoch, seq, token = int(reply[3]), int(reply[4]), int(reply[5])
-            if epoch > was[0]:
-                if (seen.epoch, seen.seq) == was[:2]:
-                    self.rollbacks += 1
-                    self._registered.discard(queue)
-                    self._say(
-                        "redis.rollback", queue=queue, epoch=epoch, seq_seen=was[1], seq_found=seq, token_seen=was[2]
-                    )
-                seen.epoch, seen.seq = epoch, seq
-                seen.token = max(seen.token, token)
-            more = int(reply[1]) == 1
+    def _answer(self, command: AnyCommand, taken: Taken) -> Answer:
+        answer = VERBS[type(command)].shape(command, taken.value, taken.clock_ms)
+        if isinstance(command, Info | ReadPolicy) and isinstance(answer, dict) and not self.seq_of(command.queue):
+            mark = "policy_" if isinstance(command, Info) else ""
+            answer.update({f"{mark}{field}": value for field, value in asdict(self._asker.policy).items()})
+        return answer
 
-    async def begin_epochs(self) -> None:
-        """After a reconnect: look at every queue that was seen."""
-        for queue in list(self._seen):
-            await self.begin_epoch(queue)
+    # What was seen
 
     @property
     def seen_queues(self) -> list[str]:
@@ -258,38 +287,33 @@ class RedisBackend:
         seen = self._seen.get(queue)
         return 0 if seen is None else seen.seq
 
-    def take(self, queue: str, reply: object) -> Taken | None:
-        """What a reply to a script that is no command comes to; None when it was refused."""
-        if isinstance(reply, Refused):
-            return None
-        assert isinstance(reply, list), reply
-        if reply[0] == _REFUSED:
-            return None
-        self._note(queue, int(reply[3]), int(reply[4]), int(reply[5]))
-        self._note_due(queue, int(reply[6]), int(reply[7]))
-        return Taken(int(reply[1]) if isinstance(reply[1], bytes) else 0, _events(queue, reply))
+    async def begin_epochs(self) -> None:
+        """After a reconnect: look at every queue that was seen."""
+        for queue in self.seen_queues:
+            await self._begin_epoch(queue)
 
-    def _outcome(self, command: AnyCommand, reply: object) -> Outcome:
-        if isinstance(reply, Refused):
-            return reply
-        assert isinstance(reply, list), reply
-        if reply[0] == _REFUSED:
-            return Refused(reply[1].decode(), reply[2].decode())
-        queue, seq, token, clock_ms = command.queue, int(reply[4]), int(reply[5]), int(reply[6])
-        self._note(queue, int(reply[3]), seq, token)
-        self._note_due(queue, clock_ms, int(reply[7]))
-        return Done(self._answer(command, reply[1], seq, token, clock_ms), _events(queue, reply))
-
-    def _answer(self, command: AnyCommand, value: object, seq: int, token: int, clock_ms: int) -> Answer:
-        if isinstance(command, Info):
-            assert isinstance(value, list)
-            fields = info(command.queue, value, seq, token, clock_ms)
-            if not seq:
-                fields.update({f"policy_{name}": n for name, n in asdict(self._asker.policy).items()})
-            return fields
-        if isinstance(command, ReadPolicy) and not seq:
-            return dict(asdict(self._asker.policy))
-        return VERBS[type(command)].shape(command, value, self._asker)
+    async def _begin_epoch(self, queue: str) -> None:
+        """If Redis knows less of the queue than was seen, go on in a new epoch, in which old leases are void."""
+        seen = self._seen.get(queue)
+        if seen is None:
+            return
+        was = (seen.epoch, seen.seq, seen.token)
+        more = True
+        while more:
+            head = self._head(queue)
+            head[5:] = [0, 0, 0]  # the one verb that must run although something is lost
+            (reply,) = await self._link.run([self._call_of(queue, [*head, "rollback", 3, *was], True)])
+            if isinstance(reply, list) and reply[0] == 1 and reply[1] > was[0]:
+                if seen.epoch == was[0]:
+                    self.rollbacks += 1
+                    self._registered.discard(queue)
+                    self._say("redis.rollback", queue=queue, epoch=reply[1], seq_seen=was[1], seq_found=reply[2] - 1)
+                seen.epoch, seen.seq = reply[1], reply[3]
+            (result,) = self._results(queue, 1, reply)
+            if isinstance(result, Refused):
+                return
+            self._aside += result.events
+            more = result.number == 1
 
     def _note(self, queue: str, epoch: int, seq: int, token: int) -> None:
         seen = self._seen.get(queue)
@@ -311,7 +335,7 @@ class RedisBackend:
             self._due.set(queue, self._clock.now_ms() + told_ms - clock_ms)
 
     async def _register(self, commands: Sequence[AnyCommand]) -> Refused | None:
-        """Before a queue's first event: every server shall find it. Redis's own scripts cannot do that in a Cluster."""
+        """Before a queue's first event: every server shall find it. In a Cluster the script cannot reach that key."""
         new = {c.queue for c in commands if type(c) in CREATING and c.queue not in self._registered}
         if not new:
             return None
@@ -324,13 +348,34 @@ class RedisBackend:
         return None
 
 
-def _events(queue: str, reply: Sequence[Any]) -> tuple[AnyEvent, ...]:
-    """The events of a reply; the last of them has the sequence number that the reply names."""
-    fields = reply[2]
-    if not fields:
-        return ()
-    first_seq = int(reply[4]) - len(fields) + 1
-    return tuple([event_of(queue, first_seq + at, pairs) for at, pairs in enumerate(fields)])
+def _batches(jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Places of jobs that go together: one queue's, in order, with a bound on the work of one run of the script."""
+    of_queue: dict[str, list[int]] = {}
+    weight: dict[str, int] = {}
+    for at, job in enumerate(jobs):
+        batch = of_queue.get(job.queue)
+        if batch is not None and weight[job.queue] + job.weight > _WEIGHT_MAX:
+            yield of_queue.pop(job.queue)
+            batch = None
+        if batch is None:
+            batch = of_queue[job.queue] = []
+            weight[job.queue] = 0
+        batch.append(at)
+        weight[job.queue] += job.weight
+    yield from of_queue.values()
+
+
+def _with_payloads(command: AnyCommand, events: list[AnyEvent]) -> Iterator[AnyEvent]:
+    """The script does not send payloads back: put them where they belong."""
+    payloads = iter(_payloads(command))
+    for event in events:
+        yield replace(event, payload=next(payloads)) if isinstance(event, Enqueued) else event
+
+
+def _payloads(command: AnyCommand) -> Sequence[bytes]:
+    if isinstance(command, Enqueue):
+        return (command.payload,)
+    return command.payloads if isinstance(command, EnqueueMany) else ()
 
 
 def _as_json(policy: Policy) -> str:

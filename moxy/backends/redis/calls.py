@@ -4,7 +4,7 @@ Lives here: the arguments of each verb, the shape of its reply. Must not: a conn
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -155,57 +155,57 @@ def _nothing(c: AnyCommand, seed: int, asker: Asker) -> list[Word]:
     return []
 
 
-# Answers: command, what the script answered, asker
+# Answers: command, what the script answered, when by Redis's clock
 
 
-def _done(c: AnyCommand, value: bytes, asker: Asker) -> Answer:
+def _done(c: AnyCommand, value: object, now_ms: int) -> Answer:
     return None
 
 
-def _number(c: AnyCommand, value: bytes, asker: Asker) -> Answer:
-    return int(value)
+def _number(c: AnyCommand, value: int, now_ms: int) -> Answer:
+    return value
 
 
-def _ids(c: AnyCommand, value: Sequence[bytes], asker: Asker) -> Answer:
+def _ids(c: AnyCommand, value: Sequence[bytes], now_ms: int) -> Answer:
     return [task_id.decode() for task_id in value]
 
 
-def _deliveries(c: Fetch, value: Sequence[Sequence[bytes]], asker: Asker) -> Answer:
+def _deliveries(c: Fetch, value: Sequence[Any], now_ms: int) -> Answer:
     return [
         Delivery(
             lease_id.decode(),
             task_id.decode(),
             c.queue,
             payload,
-            int(attempts),
-            int(deliveries),
-            int(token),
-            int(deadline_ms),
-            int(priority),
-            int(enqueued_ms),
+            attempts,
+            deliveries,
+            token,
+            deadline_ms,
+            priority,
+            enqueued_ms,
         )
         for lease_id, task_id, payload, attempts, deliveries, token, deadline_ms, priority, enqueued_ms in value
     ]
 
 
-def _entries(c: Peek, value: Sequence[Sequence[bytes]], asker: Asker) -> Answer:
+def _entries(c: Peek, value: Sequence[Any], now_ms: int) -> Answer:
     return [delivery(c.queue, task_of(int(number), record, payload)) for number, record, payload in value]
 
 
-def _task(c: Show, value: Sequence[bytes], asker: Asker) -> Answer:
+def _task(c: Show, value: Sequence[Any], now_ms: int) -> Answer:
     if not value:
         return None
     number, record, payload, max_attempts = value
-    state = QueueState(c.queue, Policy(max_attempts=int(max_attempts)))
+    state = QueueState(c.queue, Policy(max_attempts=max_attempts))
     return show(state, task_of(int(number), record, payload))
 
 
-def _stats(c: Stats, value: Sequence[int], asker: Asker) -> Answer:
+def _stats(c: Stats, value: Sequence[int], now_ms: int) -> Answer:
     ready, held, dead = value
     return QueueStats(ready, held, dead, held, held)
 
 
-def _policy(c: ReadPolicy, value: Sequence[bytes], asker: Asker) -> Answer:
+def _policy(c: ReadPolicy, value: Sequence[int], now_ms: int) -> Answer:
     return dict(msgspec.structs.asdict(policy_of(value)))
 
 
@@ -226,50 +226,48 @@ TOTALS: Final = (
 
 
 class InfoReply(msgspec.Struct, frozen=True):
-    """What info.lua answers, for `info` below."""
+    """What info.lua answers."""
 
     paused: int
     scheduled: int
     ready: int
     processing: int
     dead: int
-    oldest_ms: bytes
-    next_due_ms: bytes
+    oldest_ms: int
+    next_due_ms: int
     remembered: int
-    at_ms: bytes
-    born_ms: bytes
-    policy: list[bytes]
+    at_ms: int
+    born_ms: int
+    policy: list[int]
     totals: list[bytes | None]
-    epoch: bytes
+    seq: int
+    last_token: int
+    epoch: int
 
 
-def info(queue: str, value: Sequence[object], seq: int, last_token: int, now_ms: int) -> Fields:
-    """The answer of MOXY.INFO, field by field as `views.info` has it; the epoch comes on top."""
+def _info(c: Info, value: Sequence[object], now_ms: int) -> Answer:
+    """Field by field as `views.info` has it; the epoch comes on top."""
     reply = InfoReply(*value)  # type: ignore[arg-type]
     fields: Fields = {
-        "queue": queue,
+        "queue": c.queue,
         "paused": reply.paused,
         "scheduled": reply.scheduled,
         "ready": reply.ready,
         "processing": reply.processing,
         "dead": reply.dead,
-        "oldest_ready_age_ms": max(now_ms - int(reply.oldest_ms), 0) if reply.oldest_ms else None,
-        "next_due_ms": int(reply.next_due_ms) or None,
+        "oldest_ready_age_ms": max(now_ms - reply.oldest_ms, 0) if reply.oldest_ms else None,
+        "next_due_ms": reply.next_due_ms or None,
         "remembered_ids": reply.remembered,
-        "last_token": last_token,
-        "last_seq": seq,
-        "last_event_ms": int(reply.at_ms) or None,
-        "born_ms": int(reply.born_ms) or None,
+        "last_token": reply.last_token,
+        "last_seq": reply.seq,
+        "last_event_ms": reply.at_ms or None,
+        "born_ms": reply.born_ms or None,
     }
     policy = msgspec.structs.asdict(policy_of(reply.policy))
     fields.update({f"policy_{field}": value for field, value in policy.items()})
     fields.update({f"total_{what}": int(n or 0) for what, n in zip(TOTALS, reply.totals, strict=True)})
-    fields["epoch"] = int(reply.epoch)
+    fields["epoch"] = reply.epoch
     return fields
-
-
-def _raw(c: Info, value: object, asker: Asker) -> Answer:
-    raise AssertionError("MOXY.INFO is shaped by `info`")
 
 
 def _has_own_id(c: Enqueue) -> bool:
@@ -295,7 +293,7 @@ VERBS: Final[dict[type[AnyCommand], Verb]] = {
     Stats: Verb("stats", _nothing, _stats, _yes),
     Peek: Verb("peek", _peek, _entries, _yes),
     Show: Verb("show", _task_id, _task, _yes),
-    Info: Verb("info", _nothing, _raw, _yes),
+    Info: Verb("info", _nothing, _info, _yes),
     ReadPolicy: Verb("policy", _nothing, _policy, _yes),
 }
 """Release may be repeated because the second time finds the lease void, which whoever gave it back does not mind."""

@@ -25,7 +25,7 @@ import msgspec
 
 from moxy.backends.base import Clock
 from moxy.backends.redis.errors import BackendDown
-from moxy.backends.redis.link import Call, Link
+from moxy.backends.redis.link import Link
 from moxy.backends.redis.listener import Listener
 from moxy.backends.redis.node import Word
 from moxy.core.events import AnyEvent
@@ -43,24 +43,39 @@ _PAGE: Final = 1_000
 _ORPHANS_PER_TURN: Final = 100
 
 
-class Taken(msgspec.Struct, frozen=True):
-    """What a script that is no client's command did: a number, and its events."""
+class Job(msgspec.Struct, frozen=True, gc=False):
+    """One verb for one queue. `again`: it may be run a second time when nobody knows whether it ran."""
 
-    number: int
-    events: tuple[AnyEvent, ...]
+    queue: str
+    verb: str
+    words: list[Word]
+    again: bool
+
+    @property
+    def weight(self) -> int:
+        """About how many tasks it touches, for a bound on what goes together."""
+        return 1 + max(len(self.words) - 9, 0)
+
+
+class Taken(msgspec.Struct, frozen=True, gc=False):
+    """What a verb did: its value, its events, and when by Redis's clock."""
+
+    value: object
+    events: list[AnyEvent]
+    clock_ms: int
+
+    @property
+    def number(self) -> int:
+        """The value of a verb that answers with a number."""
+        assert isinstance(self.value, int), self.value
+        return self.value
 
 
 class Queues(Protocol):
     """What is needed of the queues themselves."""
 
-    def script_call(self, script: str, queue: str, arguments: Sequence[Word], again: bool) -> Call:
-        """A call of a script on a queue."""
-
-    async def run_calls(self, calls: Sequence[Call]) -> list[object]:
-        """Replies in order."""
-
-    def take(self, queue: str, reply: object) -> Taken | None:
-        """What such a reply comes to; None when it was refused."""
+    async def run_jobs(self, jobs: Sequence[Job]) -> list[object]:
+        """For each job, in order, a Refused or a Taken."""
 
     def look_at(self, queue: str, in_ms: int) -> None:
         """The queue needs time no later than in so many milliseconds."""
@@ -125,16 +140,13 @@ class Fellows:
     async def release_orphans(self) -> list[AnyEvent]:
         """Release bound leases of servers that are gone, in some of the queues."""
         todo, self._orphans[:_ORPHANS_PER_TURN] = self._orphans[:_ORPHANS_PER_TURN], []
-        calls = [self._queues.script_call("orphans", queue, [holder], True) for queue, holder in todo]
+        jobs = [Job(queue, "orphans", [holder], True) for queue, holder in todo]
         events: list[AnyEvent] = []
-        for (queue, holder), reply in zip(todo, await self._queues.run_calls(calls), strict=True):
-            done = self._queues.take(queue, reply)
-            if done is None:
-                self._orphans.append((queue, holder))
-                continue
-            events.extend(done.events)
-            if done.number == COUNT_MAX:
-                self._orphans.append((queue, holder))
+        for orphans, result in zip(todo, await self._queues.run_jobs(jobs), strict=True):
+            if isinstance(result, Taken):
+                events.extend(result.events)
+            if not isinstance(result, Taken) or result.number == COUNT_MAX:
+                self._orphans.append(orphans)
         return events
 
     # Beside turns
@@ -223,19 +235,18 @@ class Fellows:
         lapsed = [queue for queue in self._waiting if self._standing.get(queue, 0) <= now_ms]
         for queue in [queue for queue in self._standing if queue not in self._waiting]:
             del self._standing[queue]
-        stand = [self._queues.script_call("watch", queue, [self._id, STAND_MS], True) for queue in lapsed]
+        stand = [Job(queue, "watch", [self._id, STAND_MS], True) for queue in lapsed]
         reading = list(self._reading)
-        look = [self._queues.script_call("stats", queue, [], True) for queue in reading]
-        replies = await self._queues.run_calls([*stand, *look])
-        for queue, reply in zip(lapsed, replies, strict=False):
-            done = self._queues.take(queue, reply)
-            if done is not None and done.number:
+        look = [Job(queue, "stats", [], True) for queue in reading]
+        results = await self._queues.run_jobs([*stand, *look])
+        for queue, result in zip(lapsed, results, strict=False):
+            if isinstance(result, Taken) and result.number:
                 self._standing.pop(queue, None)
                 self._news[queue] = None
-            elif done is not None:
+            elif isinstance(result, Taken):
                 self._standing[queue] = now_ms + _RENEW_MS
-        for queue, reply in zip(reading, replies[len(stand) :], strict=True):
-            if self._queues.take(queue, reply) is not None:
+        for queue, result in zip(reading, results[len(stand) :], strict=True):
+            if isinstance(result, Taken):
                 seq = self._queues.seq_of(queue)
                 if self._read_seq.get(queue, -1) != seq:
                     self._read_seq[queue] = seq

@@ -7,7 +7,7 @@ A task's record is a JSON object in which what is absent is 0, "" or false.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -15,7 +15,9 @@ from moxy.core.events import EVENT_TYPES, AnyEvent, Event, QueueConfigured
 from moxy.core.policy import RANGES, Policy
 from moxy.core.state import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Tally, Task
 
-Reader: TypeAlias = Callable[[bytes], object]
+Word: TypeAlias = bytes | int
+"""A stream holds text; a script's reply has its numbers as numbers."""
+Reader: TypeAlias = Callable[[Any], object]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -61,8 +63,8 @@ def _text(raw: bytes) -> str:
     return raw.decode()
 
 
-def _flag(raw: bytes) -> bool:
-    return raw == b"1"
+def _flag(raw: Word) -> bool:
+    return int(raw) == 1
 
 
 def _bytes(raw: bytes) -> bytes:
@@ -81,7 +83,7 @@ def _readers(event: type[Event]) -> dict[bytes, tuple[str, Reader]]:
 _KINDS: Final = {cls.__name__.encode(): (cls, _readers(cls)) for cls in EVENT_TYPES}
 
 
-def event_of(queue: str, seq: int, fields: Sequence[bytes]) -> AnyEvent:
+def event_of(queue: str, seq: int, fields: Sequence[Any]) -> AnyEvent:
     """The event whose fields are `type KIND at_ms N name value ...`. Raises ValueError for what is none."""
     if len(fields) < 4 or fields[0] != b"type" or fields[1] not in _KINDS or fields[2] != b"at_ms":
         raise ValueError(f"entry {seq} of the stream of queue {queue!r} is no event")
@@ -134,6 +136,6 @@ def task_of(number: int, record: bytes, payload: bytes) -> Task:
     )
 
 
-def policy_of(values: Sequence[bytes]) -> Policy:
+def policy_of(values: Sequence[int]) -> Policy:
     """A policy from its values in the order of its fields."""
-    return Policy(**{field: int(value) for field, value in zip(RANGES, values, strict=True)})
+    return Policy(**dict(zip(RANGES, values, strict=True)))

@@ -1,6 +1,6 @@
-"""The Lua scripts, one per verb, and the keys that they are given.
+"""The Lua that decides inside Redis, and the keys that it is given.
 
-Lives here: texts, key names. Must not: talk to Redis. The rules are in `scripts/*.lua`.
+Lives here: its text, key names. Must not: talk to Redis. The rules are in `scripts/*.lua`, one file per verb.
 """
 
 from importlib.resources import files
@@ -24,7 +24,7 @@ KEY_NAMES: Final = (
     "waiting",
     "events",
 )
-"""The keys of one queue, in the order in which every script declares them. docs/redis.md says what they hold."""
+"""The keys of one queue, in the order in which the script declares them. docs/redis.md says what they hold."""
 
 VERBS: Final = (
     "ack",
@@ -51,14 +51,14 @@ VERBS: Final = (
 )
 
 
-def _load(name: str) -> Script:
+def _load() -> Script:
+    """One chunk, so that the parts share locals: what all verbs need, the verbs, and what runs a batch of them."""
     folder = files(__package__) / "scripts"
-    # Shared part and verb are one chunk, so that a verb sees the locals of the prelude.
-    text = (folder / "prelude.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
-    return Script(name, text)
+    parts = ("prelude", *VERBS, "dispatch")
+    return Script("moxy", "\n".join((folder / f"{name}.lua").read_text() for name in parts))
 
 
-SCRIPTS: Final[dict[str, Script]] = {name: _load(name) for name in VERBS}
+SCRIPT: Final = _load()
 
 
 def keys_of(prefix: str, queue: str) -> list[str]:

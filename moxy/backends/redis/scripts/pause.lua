@@ -1,9 +1,10 @@
 -- MOXY.PAUSE: lease nothing new.
 
-if not paused then
-  drain()
-  be_born()
-  emit('QueuePaused')
-  paused = true
+verbs.pause = function()
+  if not paused then
+    be_born()
+    emit('QueuePaused')
+    paused = true
+  end
+  return ''
 end
-return answer('')

@@ -1,22 +1,24 @@
--- What all verbs share: the keys, the clock, the events, the effect of each move. It stands in front of every script.
+-- What all verbs share: the keys, the clock, the events, the effect of each move. First part of the one script that Redis
+-- is given: then come the verbs, one file each, and last `dispatch`, which runs a batch of them on one queue.
 --
 -- The rules are those of docs/semantics.md and of moxy/core (decider and reducer), told a second time; that the two
 -- tell the same is what the model-based tests and `moxy verify redis://...` check. docs/redis.md describes the keys.
 --
--- Order of writes. A script that fails is not undone by Redis. So everything that can fail happens first: arguments
--- come checked, types are checked here, and the first write of every step is the XADD of its event, which refuses a
--- full memory (OOM) before anything has changed. `drain()` lifts that refusal for what makes room or gives work
--- back: after a write that needs no memory, Redis lets the rest of a script through.
+-- Order of writes. A script that fails is not undone by Redis. So everything that can fail is tried first: arguments
+-- come checked, and `dispatch` looks at the type of every key, at whether Redis takes writes at all, and at whether its
+-- memory is full. A full memory refuses new tasks only: after a write that needs no memory Redis lets the rest of a
+-- script through, so leases, acks and due work go on, and make room.
 
 local META, POLICY, TASKS, PAYLOADS, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local READY, SCHEDULED, PROCESSING, DEAD, EXPIRING = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local REMEMBERED, BOUND, WAITING, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 
 -- ARGV: queue, prefix of channels, now ("": Redis's own clock), events to retain, policy of a new queue ("": the
--- usual one), the newest epoch, sequence number and token that the asking server has seen; then what the verb takes.
+-- usual one), the newest epoch, sequence number and token that the asking server has seen; then for each verb its name,
+-- how many arguments it has, and these.
 local QUEUE, PREFIX, RETAIN, BORN = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
 local SEEN_EPOCH, SEEN_SEQ, SEEN_TOKEN = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local ARG = 8
+local FIRST = 8
 
 local COUNT_MAX = 1000
 local DURATION_MS_MAX = 30 * 24 * 60 * 60 * 1000
@@ -28,7 +30,13 @@ local TYPES = {
   'hash', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'stream'
 }
 
+local TOTALS = {
+  'enqueued', 'matured', 'leased', 'extended', 'acked', 'expired', 'failed', 'released', 'requeued', 'dead_lettered',
+  'redriven', 'deleted'
+}
+
 local call = redis.call
+local verbs = {}
 
 -- The queue as it stands
 
@@ -39,7 +47,7 @@ local paused, next_number = meta[4] == '1', tonumber(meta[5]) or 1
 local last_token, token_floor = tonumber(meta[6]) or 0, tonumber(meta[7]) or 0
 local told_ms = tonumber(meta[8]) or 0 -- when all servers look at this queue next, at the latest; 0: nothing is due
 local epoch = tonumber(meta[9]) or 0 -- grows when Redis is found to have lost something
-local first_seq = seq
+local first_seq, first_told_ms = seq, told_ms
 
 local clock_ms
 if ARGV[3] == '' then
@@ -50,29 +58,12 @@ else
 end
 local now_ms = math.max(clock_ms, at_ms) -- never below the last event's (I15)
 
-local events, totals, made_ready, purging = {}, {}, 0, false
+local events, totals, made_ready = {}, {}, 0 -- events: of the verb at hand
+local full -- a sentence when Redis has no memory for new tasks
+local settled = false -- whether all that is due at this moment has been done
 
 local function number(value)
   return string.format('%.0f', value)
-end
-
-local function refuse(code, text)
-  return {0, code, text}
-end
-
--- Every type, before the first write: a key of a wrong type would stop a script half-way.
-local function check_types()
-  for i, key in ipairs(KEYS) do
-    local found = call('TYPE', key).ok
-    if found ~= 'none' and found ~= TYPES[i] then
-      return refuse('BACKEND', 'the key ' .. key .. ' holds a ' .. found .. ', not a ' .. TYPES[i] ..
-        ': somebody else wrote it. Nothing happened; remove that key')
-    end
-  end
-end
-
-local function drain()
-  call('HDEL', META, '')
 end
 
 local policy_kept
@@ -90,14 +81,12 @@ end
 
 -- Events
 
--- One more event: in the stream under its sequence number, and in the reply. Fields come as name, value, ...
--- Numbers are written out, and what equals an event's default may be left out.
+-- One more event: in the stream under its sequence number, and in the reply, without its payload, which the asker has.
+-- Fields come as name, value, ...
 local function emit(kind, ...)
-  local fields = {'type', kind, 'at_ms', number(now_ms), ...}
-  for i = 6, #fields, 2 do
-    if type(fields[i]) == 'number' then fields[i] = number(fields[i]) end
-  end
+  local fields = {'type', kind, 'at_ms', now_ms, ...}
   call('XADD', EVENTS, 'MAXLEN', '~', RETAIN, number(seq + 1) .. '-0', unpack(fields))
+  if fields[9] == 'payload' then fields[10] = '' end
   seq = seq + 1
   at_ms = now_ms
   if born_ms == 0 then born_ms = now_ms end
@@ -304,10 +293,11 @@ local function first_due(key)
   return first and number_in(first)
 end
 
--- Leases whose deadline came, then TTLs that ran out, then tasks that mature: at most COUNT_MAX tasks.
+-- Leases whose deadline came, then TTLs that ran out, then tasks that mature: at most COUNT_MAX tasks. What a verb adds is
+-- never due in the same millisecond, so once is enough for a batch.
 local function do_due_work(chance)
   local done = 0
-  while done < COUNT_MAX do
+  while done < COUNT_MAX and not settled do
     local n = first_due(PROCESSING)
     if n then
       local t = task_of(n)
@@ -324,16 +314,19 @@ local function do_due_work(chance)
         bury(task_of(n), 'ttl', 'ttl')
       else
         n = first_due(SCHEDULED)
-        if not n then break end
-        local t = task_of(n)
-        emit('Matured', 'number', n, 'task_id', t.id)
-        leave(t)
-        wait_in_line(t, 0)
-        keep(t)
-        count('matured')
+        if n then
+          local t = task_of(n)
+          emit('Matured', 'number', n, 'task_id', t.id)
+          leave(t)
+          wait_in_line(t, 0)
+          keep(t)
+          count('matured')
+        else
+          settled = true
+        end
       end
     end
-    done = done + 1
+    if not settled then done = done + 1 end
   end
   return done
 end
@@ -366,38 +359,5 @@ local function held(n, token, lease_id)
     local how = {expired = 'it expired', failed = 'it was given up by a NACK', disconnected = 'its connection closed'}
     text = 'that lease is void: ' .. (how[t.ended] or 'it was released') .. ', and the task is ' .. t.state
   end
-  return nil, refuse('NOLEASE', text)
-end
-
--- The end of every script
-
--- As many servers as there are new ready tasks are told, the one that has waited longest first.
-local function wake()
-  local left = made_ready
-  while left > 0 do
-    local first = call('ZPOPMIN', WAITING)
-    if not first[1] then break end
-    if tonumber(first[2]) >= clock_ms then
-      call('PUBLISH', PREFIX .. ':wake:' .. first[1], QUEUE)
-      left = left - 1
-    end
-  end
-end
-
-local function answer(value)
-  if seq ~= first_seq then
-    call('HSET', META, 'seq', number(seq), 'at_ms', number(at_ms), 'born_ms', number(born_ms), 'paused',
-      paused and '1' or '0', 'next_number', number(next_number), 'last_token', number(last_token),
-      'told_ms', number(told_ms))
-    for what, by in pairs(totals) do call('HINCRBY', META, what, by) end
-    if made_ready > 0 and not paused then wake() end
-  end
-  return {1, value, events, number(epoch), number(seq), number(last_token), number(clock_ms), number(told_ms)}
-end
-
-do
-  local wrong = check_types()
-  if wrong then return wrong end
-  -- Redis knows less than the asking server has seen: nothing is done before a new epoch has begun (rollback.lua).
-  if epoch < SEEN_EPOCH or (epoch == SEEN_EPOCH and seq < SEEN_SEQ) then return {2} end
+  return nil, 'NOLEASE', text
 end

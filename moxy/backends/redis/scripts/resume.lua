@@ -1,9 +1,10 @@
 -- MOXY.RESUME: lease again. Whoever waits is told.
 
-if paused then
-  drain()
-  emit('QueueResumed')
-  paused = false
-  made_ready = call('ZCARD', READY)
+verbs.resume = function()
+  if paused then
+    emit('QueueResumed')
+    paused = false
+    made_ready = call('ZCARD', READY)
+  end
+  return ''
 end
-return answer('')

@@ -1,3 +1,5 @@
 -- MOXY.STATS: the counts.
 
-return answer({call('ZCARD', READY), call('ZCARD', PROCESSING), call('ZCARD', DEAD)})
+verbs.stats = function()
+  return {call('ZCARD', READY), call('ZCARD', PROCESSING), call('ZCARD', DEAD)}
+end
