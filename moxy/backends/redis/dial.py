@@ -7,6 +7,7 @@ whoever dials bounds the time. Some of its functions have no types yet: hence th
 """
 
 import asyncio
+import select
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -117,6 +118,21 @@ async def _reach_master(address: Address) -> AbstractConnection:
         cut(connection)
         raise Missed(f"{host}:{port}, which Sentinel calls the master, is none yet", sent=False)
     return connection
+
+
+async def is_idle(connection: AbstractConnection) -> bool:
+    """Whether a connection on which nothing is awaited can be used: not closed, and nothing unasked-for has come.
+
+    The kernel may know of a server's death before the loop has had the time to: asking it tells a call that never
+    left from one of unknown outcome. Under TLS what the kernel holds says nothing.
+    """
+    if await connection.can_read():
+        return False
+    if connection._writer is None or isinstance(connection, SSLConnection) or not hasattr(select, "poll"):
+        return connection._writer is not None
+    poll = select.poll()
+    poll.register(connection._writer.get_extra_info("socket").fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def cut(connection: AbstractConnection) -> None:
