@@ -132,7 +132,7 @@ def _placed(form: Form, place: str, db_option: object) -> Address:
     elif form == "redis" and len(nodes) > 1:
         raise AddressError("redis:// takes one host; for several write cluster:// or sentinel://…/MASTER_NAME")
     if len(parts) > 1:
-        raise AddressError("a Redis address has one path, the number of the database; write %2F for / in a password")
+        raise AddressError("a Redis address has one path, the number of the database")
     db = _db(db_option if db_option is not None else parts[0] if parts and parts[0] else 0)
     if form == "cluster" and db:
         raise AddressError("Redis Cluster has only database 0: leave the number out")
@@ -144,7 +144,7 @@ def _host(text: str, port: int) -> tuple[str, int]:
     if match is None or not 0 < int(match["port"] or port) <= 65535:
         raise AddressError(
             f"the address of Redis needs hosts and ports from 1 to 65535, such as 127.0.0.1:6379; "
-            f"its forms are: {FORMS}; write %40 for @ and %2F for / in a password"
+            f"its forms are: {FORMS}; write %25 for % and %3F for ? in a password"
         )
     return match["ipv6"] or match["host"], int(match["port"] or port)
 

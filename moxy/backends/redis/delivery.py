@@ -16,7 +16,7 @@ from typing import Final, TypeGuard, final
 import msgspec
 from redis.exceptions import AskError, RedisError
 
-from moxy.backends.redis.errors import Fault, Missed, Remedy, row_of
+from moxy.backends.redis.errors import Fault, Missed, Remedy, code_of, row_of
 from moxy.backends.redis.node import Node, Word, pack
 from moxy.backends.redis.routes import Route
 
@@ -24,7 +24,6 @@ _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.25
 _HOMELESS: Final = Missed("no node of the Cluster has this queue", sent=False)
 _AT_ONCE: Final = (Remedy.SCRIPTS, Remedy.MOVED, Remedy.ASK)
-_OF_THE_SLOT: Final = (Remedy.SLOT, Remedy.MOVED, Remedy.ASK)
 
 
 class Errand(msgspec.Struct, frozen=True, gc=False):
@@ -81,6 +80,8 @@ class _Batch:
         self._retry_s: Final = retry_s
         self._errands: Final = errands
         self._outcomes: Final[list[object]] = [None] * len(errands)
+        self._began_s: Final = asyncio.get_running_loop().time()
+        self._attempts = 0
         self._redirected: dict[int, _Way] = {}  # by position, for the next attempt only
 
     async def carry(self) -> list[object]:
@@ -88,6 +89,7 @@ class _Batch:
         todo: Sequence[int] = range(len(self._errands))
         pause_s = _FIRST_PAUSE_S
         while todo:
+            self._attempts += 1
             ways, held = self._plan(todo)
             await self._attempt(ways)
             again = self._sort_out(ways)
@@ -95,7 +97,7 @@ class _Batch:
                 remedies = {row_of(fault).remedy for fault in again.values()}
                 if Remedy.ROUTE in remedies:
                     await self._refresh()
-                if pause_s > _FIRST_PAUSE_S or not remedies.issubset(_AT_ONCE):
+                if self._attempts > 1 or not remedies.issubset(_AT_ONCE):
                     await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             todo = sorted([*again, *held])
@@ -135,8 +137,12 @@ class _Batch:
         else:
             packed = pack([self._errands[i].words for i in positions])
             replies = await way.node.exchange(packed, len(positions))
+        demoted: object = None
         for i, reply in zip(positions, replies, strict=True):
-            self._outcomes[i] = reply
+            # What a server answers after it said that it is a replica are reads of old data, if anything.
+            if demoted is None and isinstance(reply, RedisError) and code_of(reply) == "READONLY":
+                demoted = reply
+            self._outcomes[i] = reply if demoted is None else demoted
 
     def _sort_out(self, ways: dict[_Way, list[int]]) -> dict[int, Fault]:
         """Which of those just sent are to be sent again, and why; the outcome of the others stays."""
@@ -151,7 +157,8 @@ class _Batch:
                     self._at_ease(way, errand)
                     continue
                 row = row_of(reply)
-                over = row.remedy is Remedy.NONE or errand.queue in ran or not self._treat(way, errand, i, reply)
+                hopeful = row.remedy is not Remedy.NONE and self._treat(way, errand, i, reply)
+                over = not hopeful or errand.queue in ran
                 if row.certain:
                     if not over and errand.queue not in perhaps:
                         again[i] = reply
@@ -171,7 +178,10 @@ class _Batch:
         """Do what the fault asks for. False: the trouble has lasted too long to wait for its end."""
         remedy = row_of(fault).remedy
         now_s = asyncio.get_running_loop().time()
-        since_s = self._troubled.setdefault(errand.slot if remedy in _OF_THE_SLOT else way.node, now_s)
+        if remedy in _AT_ONCE:  # no trouble yet, unless it goes on and on
+            since_s = self._began_s if self._attempts > 1 else now_s
+        else:
+            since_s = self._troubled.setdefault(errand.slot if remedy is Remedy.SLOT else way.node, now_s)
         if way.node is not None:
             if remedy is Remedy.SCRIPTS:
                 way.node.forget_scripts()

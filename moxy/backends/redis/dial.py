@@ -7,18 +7,18 @@ whoever dials bounds the time. Some of its functions have no types yet: hence th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import select
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from moxy.backends.redis.address import Address
 from moxy.backends.redis.errors import Missed, is_loss
+
+T = TypeVar("T")
 
 Dial = Callable[[], Awaitable[AbstractConnection]]
 
@@ -79,44 +79,90 @@ def _tls(address: Address) -> dict[str, Any]:
     return msgspec.structs.asdict(address.tls) if address.tls is not None else {}
 
 
-async def _reach_master(address: Address) -> AbstractConnection:
-    """A connection to the server that the Sentinels call master and that says so itself."""
-    arguments: dict[str, Any] = {
-        "username": address.sentinel_username or None,
-        "password": address.sentinel_password or None,
-        "socket_timeout": address.connect_s,
-        "socket_connect_timeout": address.connect_s,
-        "protocol": 2,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if address.tls is not None:
-        arguments |= {"ssl": True, **_tls(address)}
-    sentinel = Sentinel(address.nodes, sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]
+async def ask(address: Address, host: str, port: int, *words: str) -> Any:
+    """One command on a connection of its own: its reply. Raises what `reach` raises."""
+    connection = await reach(address, host, port)
     try:
-        async with asyncio.timeout(address.connect_s):
-            host, port = await sentinel.discover_master(address.master)
-    except MasterNotFoundError:
-        raise Missed(f"no Sentinel knows a master {address.master!r} that is up", sent=False) from None
-    except TimeoutError:
-        raise Missed(f"no Sentinel answered within {address.connect_s:g} s", sent=False) from None
-    except RedisError as error:
-        raise _fault(error, "Sentinel") from None
+        return await _answer(connection, address, *words)
     finally:
-        await sentinel.aclose()
-    connection = await reach(address, host, int(port))
+        cut(connection)
+
+
+async def _answer(connection: AbstractConnection, address: Address, *words: str) -> Any:
+    where = connection._host_error()
     try:
         async with asyncio.timeout(address.connect_s):
-            await connection.send_command("ROLE", check_health=False)
-            role = (await connection.read_response())[0]
-    except BaseException as error:
+            await connection.send_command(*words, check_health=False)
+            return await connection.read_response(disconnect_on_error=False)
+    except TimeoutError:
+        raise Missed(f"{where} did not answer within {address.connect_s:g} s", sent=False) from None
+    except (RedisError, OSError) as error:
+        raise _fault(error, where) from None
+
+
+async def first(asked: Sequence[Coroutine[Any, Any, T]]) -> T:
+    """The answer of whoever answers first; the others are let go. Raises the last fault when nobody answers."""
+    waiting = {asyncio.ensure_future(one) for one in asked}
+    fault: Exception = Missed("there is nobody to ask", sent=False)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                if not isinstance(error, Missed | RedisError):
+                    raise error
+                fault = error
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    raise fault
+
+
+async def _reach_master(address: Address) -> AbstractConnection:
+    """A connection to the server that a Sentinel calls master and that says so itself."""
+    login = msgspec.structs.replace(
+        address, form="redis", db=0, username=address.sentinel_username, password=address.sentinel_password
+    )
+    host, port = await first([_ask_sentinel(login, *place) for place in address.nodes])
+    connection = await reach(address, host, port)
+    try:
+        role = (await _answer(connection, address, "ROLE"))[0]
+        if role != b"master":
+            raise Missed(f"{host}:{port}, which Sentinel calls the master, is none yet", sent=False)
+    except BaseException:
         cut(connection)
-        if isinstance(error, TimeoutError):
-            raise Missed(f"{host}:{port} did not answer within {address.connect_s:g} s", sent=False) from None
-        raise _fault(error, f"{host}:{port}") from None
-    if role != b"master":
-        cut(connection)
-        raise Missed(f"{host}:{port}, which Sentinel calls the master, is none yet", sent=False)
+        raise
     return connection
+
+
+async def _ask_sentinel(login: Address, host: str, port: int) -> tuple[str, int]:
+    try:
+        place = await ask(login, host, port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", login.master)
+    except AuthenticationError:
+        raise Missed(f"the Sentinel {host}:{port} wants sentinel_password=… in the address", sent=False) from None
+    except RedisError as error:
+        raise Missed(f"{host}:{port} is no Sentinel that can be asked: {error}", sent=False) from None
+    if place is None:
+        raise Missed(f"the Sentinel {host}:{port} knows no master {login.master!r}", sent=False)
+    return place[0].decode(), int(place[1])
+
+
+async def is_idle(connection: AbstractConnection) -> bool:
+    """Whether a connection on which nothing is awaited can be used: not closed, and nothing unasked-for has come.
+
+    The kernel may know of a server's death before the loop has had the time to: asking it tells a call that never
+    left from one of unknown outcome. Under TLS what the kernel holds says nothing.
+    """
+    if await connection.can_read():
+        return False
+    if connection._writer is None or isinstance(connection, SSLConnection) or not hasattr(select, "poll"):
+        return connection._writer is not None
+    poll = select.poll()
+    poll.register(connection._writer.get_extra_info("socket").fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def cut(connection: AbstractConnection) -> None:

@@ -114,7 +114,7 @@ def facts_of(form: Form, info: object, config: Mapping[str, object]) -> Facts:
         product={"valkey": "Valkey"}.get(told.get("server_name", ""), "Redis"),
         version=told.get("valkey_version") or told.get("redis_version", UNKNOWN),
         run_id=told.get("run_id", UNKNOWN),
-        mode=cast(Mode, told.get("redis_mode", "standalone")),
+        mode=cast(Mode, told.get("server_mode") or told.get("redis_mode", "standalone")),
         role=told.get("role", UNKNOWN),
         appendonly={"0": "no", "1": "yes"}.get(told.get("aof_enabled", ""), UNKNOWN),
         appendfsync=_setting(config, "appendfsync"),

@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from moxy.backends.redis.dial import Dial, cut
+from moxy.backends.redis.dial import Dial, cut, is_idle
 from moxy.backends.redis.errors import Missed, is_loss
 
 Word = str | bytes | int
@@ -110,8 +110,7 @@ class Node:
 
     async def _open(self) -> AbstractConnection:
         if self._connection is not None:
-            # Data that nobody asked for, or the end: either way this connection is not to be used.
-            if not self._stale and not await self._connection.can_read():
+            if not self._stale and await is_idle(self._connection):
                 return self._connection
             self.drop()
         self._loaded = self._stale = False

@@ -3,16 +3,14 @@
 Lives here: the map from keys to nodes and how it is made new. Must not: send a script.
 """
 
-import asyncio
 import random
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import RedisError
 
 from moxy.backends.redis.address import Address
-from moxy.backends.redis.dial import Dial, cut, dialler, reach
+from moxy.backends.redis.dial import Dial, ask, dialler, first, reach
 from moxy.backends.redis.errors import Missed
 from moxy.backends.redis.node import Node
 
@@ -101,10 +99,12 @@ class Cluster:
         self._owners[slot] = node
 
     async def refresh(self) -> None:
-        ranges = await self._ask_around()
+        places = list(dict.fromkeys([*self._nodes, *self._address.nodes]))
+        random.shuffle(places)
+        ranges = await first([self._ask(place) for place in places[:_ASKED_AT_ONCE]])
         owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        for first, last, place in ranges:
-            owners[first : last + 1] = [self._named(place)] * (last + 1 - first)
+        for low, high, place in ranges:
+            owners[low : high + 1] = [self._named(place)] * (high + 1 - low)
         self._owners = owners
         masters = {id(node) for node in owners}
         for place, node in list(self._nodes.items()):
@@ -125,42 +125,12 @@ class Cluster:
             self._nodes[place] = self._make(lambda: reach(self._address, *place))
         return self._nodes[place]
 
-    async def _ask_around(self) -> list[tuple[int, int, Place]]:
-        """CLUSTER SLOTS from whichever node answers first. Raises the last fault when none does."""
-        places = list(dict.fromkeys([*self._nodes, *self._address.nodes]))
-        random.shuffle(places)
-        asking = {asyncio.ensure_future(self._ask(place)) for place in places[:_ASKED_AT_ONCE]}
-        fault: Exception = Missed("no node of the Cluster is known", sent=False)
-        try:
-            while asking:
-                done, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    if not isinstance(error, Missed | RedisError):
-                        raise error
-                    fault = error
-        finally:
-            for task in asking:
-                task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
-        raise fault
-
     async def _ask(self, place: Place) -> list[tuple[int, int, Place]]:
-        connection = await reach(self._address, *place)
-        try:
-            async with asyncio.timeout(self._address.connect_s):
-                await connection.send_command("CLUSTER", "SLOTS", check_health=False)
-                reply = await connection.read_response()
-        except TimeoutError:
-            raise Missed(f"{place[0]}:{place[1]} did not answer", sent=False) from None
-        finally:
-            cut(connection)
+        """First slot, last slot and master of each range, as the node at `place` knows them."""
         ranges = []
-        for first, last, (host, port, *_), *_replicas in reply:
+        for low, high, (host, port, *_), *_replicas in await ask(self._address, *place, "CLUSTER", "SLOTS"):
             name = (host or b"").decode()
-            ranges.append((int(first), int(last), (name if name not in ("", "?") else place[0], int(port))))
+            ranges.append((int(low), int(high), (name if name not in ("", "?") else place[0], int(port))))
         if not ranges:
             raise Missed("the Cluster has no slots assigned", sent=False)
         return ranges
