@@ -1,0 +1,45 @@
+"""The systems that are checked against the model: Moxy's parts and wholes, each behind `spec.system.System`.
+
+What lives here: the table of systems by name. The adapters are in the modules beside; they, `explore` and the
+simulation are all of `spec` that imports `moxy`. What must not live here: a rule of a queue, an expectation, anything
+of Hypothesis.
+
+- `CoreSystem`: `decide` folded over a dict of states; words parsed and replies shaped by the verb table.
+- `ServiceSystem`: a `Backend` through `Service`, turn by turn.
+- `ConnectionSystem`: the same with bytes in and out, cut anywhere, in RESP2 or RESP3.
+- `SocketSystem`: the real `Server` and real sockets on a loop whose time is the machine's.
+
+Another backend needs no class of its own: give `ServiceSystem`, `ConnectionSystem` or `SocketSystem` a `Deployment`
+that builds it on the clock and ids it is handed, and reads its states (memory with a journal, Redis).
+"""
+
+from typing import Final
+
+from spec.adapters.core import CoreSystem
+from spec.adapters.service import ConnectionSystem, Deployment, InMemory, ServiceSystem, SettableClock, ZeroIds
+from spec.adapters.sockets import SocketSystem
+from spec.adapters.values import canonical
+from spec.system import SystemFactory
+
+__all__ = [
+    "SYSTEMS",
+    "ConnectionSystem",
+    "CoreSystem",
+    "Deployment",
+    "InMemory",
+    "ServiceSystem",
+    "SettableClock",
+    "SocketSystem",
+    "ZeroIds",
+    "canonical",
+]
+
+SYSTEMS: Final[dict[str, SystemFactory]] = {
+    "core": CoreSystem,
+    "memory": ServiceSystem,
+    "connection-resp2": lambda: ConnectionSystem(2),
+    "connection-resp3": lambda: ConnectionSystem(3),
+    "socket-resp2": lambda: SocketSystem(2),
+    "socket-resp3": lambda: SocketSystem(3),
+}
+"""Every system by its name."""
