@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # spec is beside us, and not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the spec beside us, whichever is installed
 
 from rich.console import Console
 from rich.text import Text

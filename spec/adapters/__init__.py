@@ -43,3 +43,13 @@ SYSTEMS: Final[dict[str, SystemFactory]] = {
     "socket-resp3": lambda: SocketSystem(3),
 }
 """Every system by its name."""
+
+
+def system_named(name: str, redis_addr: str | None = None) -> SystemFactory | str:
+    """The system of that name, for `moxy modelcheck`; or, in one sentence, why it cannot be had.
+
+    `redis_addr`: where the Redis is, for a system that needs one.
+    """
+    if name not in SYSTEMS:
+        return f"the {name} backend is not available yet: there is no system of that name to check"
+    return SYSTEMS[name]

@@ -79,7 +79,8 @@ class Report:
 
 
 def _columns(title: str, counts: Counter[str]) -> list[str]:
-    return [title, *(f"  {count:>9,}  {name}" for name, count in sorted(counts.items()) if count), ""]
+    head = f"{title}: {len(counts)} kinds, {counts.total():,} in all"
+    return [head, *(f"  {count:>9,}  {name}" for name, count in sorted(counts.items()) if count), ""]
 
 
 def _rule_names() -> list[str]:
@@ -99,12 +100,14 @@ def check(
     at_seed: int | None = None,
     steps: int = 50,
     targeted: bool = False,
+    tally: Tally | None = None,
 ) -> Report:
     """Run so many programs against systems of that factory; without a seed always the same ones.
 
     A `Mismatch` becomes the report's failure, shrunk; so does any other exception of the system, with its transcript.
+    Whoever gives the `tally` can watch it grow.
     """
-    tally = Tally()
+    tally = tally or Tally()
     machine = machine_for(factory, tally)
     if at_seed is not None:
         machine = seed(at_seed)(machine)
