@@ -431,6 +431,18 @@ class Model:
             self._release(queue, task, "undelivered", queue.now(now_ms))
         self._serve_waiters(now_ms)
 
+    def restart(self, now_ms: int) -> None:
+        """The server ended, however, and was started again: nothing that was promised is lost [I5, I10, I13].
+
+        Connections are: nobody waits, and BOUND leases are released, charged; in each queue in the order of PEEK. All
+        other leases go on, with the deadlines that they had.
+        """
+        self.waiters = []
+        for queue in self.queues.values():
+            for task in queue.in_state("processing"):
+                if task.lease and task.lease.bound:
+                    self._release(queue, task, "disconnect", queue.now(now_ms))
+
     def events_count(self, name: str) -> dict[str, int]:
         """How many events of each type the queue has had [Events, I8]; all 0 for a queue that does not exist."""
         return dict(self._queue(name).events)

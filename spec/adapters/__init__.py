@@ -7,6 +7,7 @@ of Hypothesis.
 - `CoreSystem`: `decide` folded over a dict of states; words parsed and replies shaped by the verb table.
 - `ServiceSystem`: a `Backend` through `Service`, turn by turn.
 - `ConnectionSystem`: the same with bytes in and out, cut anywhere, in RESP2 or RESP3.
+- `JournalSystem`: the durable backend through `Service`, on a simulated disk that crashes.
 - `SocketSystem`: the real `Server` and real sockets on a loop whose time is the machine's.
 
 Another backend needs no class of its own: give `ServiceSystem`, `ConnectionSystem` or `SocketSystem` a `Deployment`
@@ -16,6 +17,7 @@ that builds it on the clock and ids it is handed, and reads its states (memory w
 from typing import Final
 
 from spec.adapters.core import CoreSystem
+from spec.adapters.journal import JournalSystem
 from spec.adapters.service import ConnectionSystem, Deployment, InMemory, ServiceSystem, SettableClock, ZeroIds
 from spec.adapters.sockets import SocketSystem
 from spec.adapters.values import canonical
@@ -27,6 +29,7 @@ __all__ = [
     "CoreSystem",
     "Deployment",
     "InMemory",
+    "JournalSystem",
     "ServiceSystem",
     "SettableClock",
     "SocketSystem",
@@ -37,6 +40,7 @@ __all__ = [
 SYSTEMS: Final[dict[str, SystemFactory]] = {
     "core": CoreSystem,
     "memory": ServiceSystem,
+    "journal": JournalSystem,
     "connection-resp2": lambda: ConnectionSystem(2),
     "connection-resp3": lambda: ConnectionSystem(3),
     "socket-resp2": lambda: SocketSystem(2),

@@ -21,7 +21,7 @@ from moxy.wire.table import find
 from spec import system
 from spec.adapters.values import canonical, plain_value
 from spec.model import Refusal
-from spec.system import Plain
+from spec.system import Durable, Plain
 
 
 class CoreSystem:
@@ -29,6 +29,7 @@ class CoreSystem:
 
     can_block = False
     takes_megabytes = True
+    durable: Durable | None = None
 
     def __init__(self) -> None:
         self.states: dict[str, QueueState] = {}

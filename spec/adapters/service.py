@@ -21,7 +21,7 @@ from moxy.wire.table import Row, find
 from spec import system
 from spec.adapters.values import Decoder, canonical, cut, encode_command, in_resp3_shape, plain_value
 from spec.model import BLOCKED, Refusal
-from spec.system import Plain
+from spec.system import Durable, Plain
 
 T = TypeVar("T")
 
@@ -53,7 +53,10 @@ class Deployment(Protocol):
     """How to build a backend, and how to look into it."""
 
     def backend(self, clock: SettableClock, ids: ZeroIds) -> Backend:
-        """A new, empty one."""
+        """One with the queues that there are: at first, none."""
+
+    def drive(self, work: Awaitable[T]) -> T:
+        """The result of what was asked of that backend, or of a service over it."""
 
     def states(self) -> Mapping[str, QueueState]:
         """All queues of that backend as they are now."""
@@ -70,23 +73,22 @@ class InMemory:
         self._backend = MemoryBackend(clock, ids)
         return self._backend
 
+    def drive(self, work: Awaitable[T]) -> T:
+        """Without a loop: it must not suspend."""
+        assert isinstance(work, Coroutine)
+        try:
+            work.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        work.close()
+        raise AssertionError("a turn over queues in memory suspended")
+
     def states(self) -> Mapping[str, QueueState]:
         return self._backend.states()
 
     def close(self) -> None:
         """Nothing is left."""
-
-
-def drive(work: Awaitable[T]) -> T:
-    """The result of something that must not suspend."""
-    assert isinstance(work, Coroutine)
-    try:
-        work.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    work.close()
-    raise AssertionError("a turn over queues in memory suspended")
 
 
 class Person:
@@ -105,6 +107,7 @@ class OverService(Generic[P]):
     """What the service and the connection adapters share: clients by name, turns until nothing is left to do."""
 
     can_block = True
+    durable: Durable | None = None
 
     def __init__(self, deployment: Callable[[], Deployment] = InMemory) -> None:
         self.clock = SettableClock()
@@ -131,7 +134,7 @@ class OverService(Generic[P]):
         return canonical(self.deployment.states(), now_ms)
 
     def close(self) -> None:
-        drive(self.backend.close())
+        self.deployment.drive(self.backend.close())
         self.deployment.close()
 
     def settle(self) -> None:
@@ -139,7 +142,7 @@ class OverService(Generic[P]):
         for _ in range(_TURNS_MAX):
             if not self.service.has_work and not self.is_late():
                 return
-            self.heard(drive(self.service.turn()).answered)
+            self.heard(self.deployment.drive(self.service.turn()).answered)
         raise AssertionError("due work is not done: turn after turn, the service says that there is some")
 
     def is_late(self) -> bool:

@@ -16,7 +16,7 @@ from spec import system
 from spec.adapters.service import Deployment, InMemory, SettableClock, ZeroIds
 from spec.adapters.values import Decoder, canonical, cut, encode_command, in_resp3_shape
 from spec.model import BLOCKED
-from spec.system import Plain
+from spec.system import Durable, Plain
 
 _PATIENCE_S: Final = 10.0
 """How long a socket may take to bring what must come. Nothing waits that long unless something is wrong."""
@@ -56,6 +56,7 @@ class SocketSystem:
 
     can_block = True
     takes_megabytes = False
+    durable: Durable | None = None
 
     def __init__(self, protocol: int, deployment: Callable[[], Deployment] = InMemory) -> None:
         self._protocol = protocol

@@ -17,6 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from spec.lockstep import Mismatch, Tally, shorten
 from spec.machine.clients import Clients
+from spec.machine.crashes import Crashes
 from spec.machine.operators import Operators
 from spec.machine.refusals import Refusals
 from spec.machine.words import TOO_BIG
@@ -35,10 +36,15 @@ MOVES: Final = (
     *("expiries", "failures", "releases", "disconnects", "a lease extended", "a place kept", "an id remembered"),
 )
 """What can become of a task from one step to the next, and how a lease can end, as `_moves` names it."""
+ENDS: Final = (
+    *("an end by stop", "an end by kill", "an end by power", "a wait lost with the server"),
+    *("a torn command kept", "a torn command lost"),
+)
+"""What only a system that is durable comes across."""
 WAITS: Final = ("a wait begins", "a wait is answered", "a wait times out")
 
 
-class LockStep(Clients, Operators, Refusals):
+class LockStep(Clients, Operators, Refusals, Crashes):
     """All rules. Bind a system with `machine_for`; this class itself has none."""
 
 
@@ -49,20 +55,22 @@ class Report:
     tally: Tally
     can_block: bool
     takes_megabytes: bool
+    is_durable: bool
     failure: str | None = None
 
     @property
     def missing(self) -> list[str]:
         """What a thorough run should have come across and this one did not."""
         tally = self.tally
-        cannot = ([] if self.can_block else ["fetch_and_wait", "wait_for_what_comes_back"]) + (
-            [] if self.takes_megabytes else ["too_big"]
-        )
+        cannot = [] if self.can_block else ["fetch_and_wait", "wait_for_what_comes_back"]
+        cannot += [] if self.takes_megabytes else ["too_big"]
+        cannot += [] if self.is_durable else [name for name in vars(Crashes) if name in _rule_names()]
         never = [f"rule {name}" for name in _rule_names() if not tally.rules[name] and name not in cannot]
         never += [f"reply {code}" for code in CODES if not tally.replies[code]]
         never += [f"event {name}" for name in (*TASK_EVENTS, *QUEUE_EVENTS) if not tally.events[name]]
         never += [f"move {name}" for name in MOVES if not tally.moves[name]]
         never += [f"move {name}" for name in WAITS if self.can_block and not tally.moves[name]]
+        never += [f"move {name}" for name in ENDS if self.is_durable and not tally.moves[name]]
         return never
 
     def format(self) -> str:
@@ -124,7 +132,7 @@ def check(
         verbosity=Verbosity.quiet,
     )
     probe = factory()
-    report = Report(tally, probe.can_block, probe.takes_megabytes)
+    report = Report(tally, probe.can_block, probe.takes_megabytes, probe.durable is not None)
     probe.close()
     try:
         run_state_machine_as_test(machine, settings=profile)

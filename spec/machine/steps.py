@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from spec.lockstep import Pair, Say, Step, Tally
 from spec.machine.words import CLIENTS, IDS
+from spec.model import Model
 from spec.system import SystemFactory
 
 
@@ -23,10 +24,15 @@ class Steps(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pair = Pair(type(self).factory(), self.tally)
-        self.model = self.pair.model
         self.can_block = self.pair.system.can_block
         self.takes_megabytes = self.pair.system.takes_megabytes
+        self.is_durable = self.pair.system.durable is not None
         self.tally.programs += 1
+
+    @property
+    def model(self) -> Model:
+        """The model of this moment: a torn command leaves one of two."""
+        return self.pair.model
 
     def free(self, client: str) -> str:
         """That client, or if it waits the next that does not; "" when all wait."""

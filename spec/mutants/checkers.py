@@ -33,7 +33,7 @@ _LOCKSTEP: Final = """
 import sys
 from spec.adapters import SYSTEMS
 from spec.machine import check
-for name, examples in (("core", 100), ("memory", 120), ("connection-resp2", 60)):
+for name, examples in (("core", 100), ("memory", 120), ("connection-resp2", 60), ("journal", 80)):
     report = check(SYSTEMS[name], examples, at_seed=1)
     if report.failure is not None:
         sys.exit(f"{name}: {report.format()}")
@@ -48,7 +48,7 @@ CHECKERS: Final[dict[str, Checker]] = {
     "wire": _tests("tests/wire", "the parser, the encoder, the verb table"),
     "properties": _tests("tests/core/test_properties.py", "random commands on the core against all invariants"),
     "machine": Checker(
-        "lock-step with the reference model: core, service, connection", ("-c", _LOCKSTEP), "spec/machine"
+        "lock-step with the reference model: core, service, connection, log", ("-c", _LOCKSTEP), "spec/machine"
     ),
     "explore": Checker(
         "every state of small queues: the scopes that take seconds", ("-m", "spec.explore", *_SCOPES), "spec/explore"
