@@ -1,7 +1,7 @@
 """Take one guard out of Moxy, and watch two machines find it: `python demo/find_the_bug.py [--fast]`.
 
-Lives here: the story, and what it expects of the machines. Must not: the fault (spec/mutants.py), the machines
-(spec/explore.py, spec/machine.py). The fault is planted in a copy in a temporary directory; this clone stays as it is.
+Lives here: the story, and what it expects of the machines. Must not: the fault (spec/mutants), the machines
+(spec/explore, spec/machine). The fault is planted in a copy in a temporary directory; this clone stays as it is.
 What is shown is the machines' own output; if it is not as told, the demo ends with exit code 1.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # spec is beside us, and not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the spec beside us, whichever is installed
 
 from rich.console import Console
 from rich.text import Text

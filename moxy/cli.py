@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from moxy import __version__
+from moxy import __version__, checktools, logtools
 from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
@@ -34,7 +34,6 @@ from moxy.journal.disk import OsDisk
 from moxy.journal.errors import JournalError
 from moxy.journal.journal import Journal
 from moxy.journal.recovery import Progress
-from moxy.logtools import COMMANDS
 from moxy.observe.logs import LEVELS, EventLog, configure
 from moxy.server.tcp import Journalist, Server
 from moxy.sources import RandomIds, SystemClock
@@ -219,7 +218,7 @@ def demo(svg: str | None, fast: bool) -> None:
     tell(svg, pause_s=0.0 if fast else 1.2)
 
 
-for command in COMMANDS:
+for command in (*logtools.COMMANDS, *checktools.COMMANDS):
     cli.add_command(command)
 
 

@@ -3,17 +3,19 @@
 What lives here: the steps, `Pair`, which takes them and compares, how a program is told in the manner of redis-cli, and
 `shorten`. What must not live here: which programs to try (that is `machine`), anything of `moxy` or Hypothesis.
 
-A step is one command, one passing of time, one lost connection or one lost reply. After it, due work included, the
-reply, the replies to those who waited, and the whole state of all queues must be those of the model.
+A step is one command, one passing of time, one lost connection or reply, one end and new start of a server. After it,
+due work included, the reply, the replies to those who waited, and the whole state of all queues must be those of the
+model.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from spec.model import BLOCKED, Model, Refusal
-from spec.system import Answer, Plain, System, SystemFactory, plain
+from spec.system import Answer, Durable, Ending, Plain, System, SystemFactory, plain
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +62,36 @@ class LoseReply:
     lease_id: str
 
 
-Step: TypeAlias = Say | ListByPage | Wait | Disconnect | LoseReply
+@dataclass(frozen=True)
+class Restart:
+    """The server ends and is started again, `down_ms` later. `chance` draws what a disk makes of it."""
+
+    how: Ending
+    chance: int = 0
+    down_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Tear:
+    """The power goes while the events of a command are being made durable, ahead of its reply."""
+
+    client: str
+    argv: tuple[bytes, ...]
+    chance: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot is taken."""
+
+
+Step: TypeAlias = Say | ListByPage | Wait | Disconnect | LoseReply | Restart | Tear | Snapshot
+
+_ENDINGS: Final[dict[Ending, str]] = {
+    "stop": "the server is stopped",
+    "kill": "the server is killed",
+    "power": "the server loses its power",
+}
 
 
 @dataclass
@@ -88,7 +119,11 @@ class Mismatch(AssertionError):
     def kind(self) -> tuple[str, ...]:
         """What two programs have in common that show the same difference: its last word, and the last command."""
         last = self.steps[-1]
-        return (self.what.split()[-1], type(last).__name__, last.argv[0].decode() if isinstance(last, Say) else "")
+        return (
+            self.what.split()[-1],
+            type(last).__name__,
+            last.argv[0].decode() if isinstance(last, Say | Tear) else "",
+        )
 
 
 class Pair:
@@ -96,7 +131,7 @@ class Pair:
 
     def __init__(self, system: System, tally: Tally) -> None:
         self.system: Final = system
-        self.model: Final = Model()
+        self.model = Model()
         self.tally: Final = tally
         self.now_ms = T0_MS
         self.leases: list[bytes] = []
@@ -124,6 +159,13 @@ class Pair:
             self.waiting.discard(step.client)
             self.model.disconnect(step.client, self.now_ms)
             self._do(self.system.disconnect, step.client, self.now_ms)
+        elif isinstance(step, Restart):
+            self._restart(step)
+        elif isinstance(step, Tear):
+            self._tear(step)
+        elif isinstance(step, Snapshot):
+            self._lines.append("a snapshot is taken")
+            self._do(self.durable.snapshot, self.now_ms)
         else:
             self._lines.append(f"the reply with lease {step.lease_id} is lost")
             self.model.undeliver(step.lease_id, self.now_ms)
@@ -132,6 +174,12 @@ class Pair:
 
     def close(self) -> None:
         self.system.close()
+
+    @property
+    def durable(self) -> Durable:
+        """How to end and start the system, which must be one that outlives that."""
+        assert self.system.durable is not None
+        return self.system.durable
 
     def _say(self, step: Say) -> None:
         if step.late:
@@ -147,6 +195,35 @@ class Pair:
             self.tally.moves["a wait begins"] += 1
         reply = self._do(self.system.execute, step.client, step.argv, self.now_ms)
         self._compare("the reply", reply, expected)
+
+    def _restart(self, step: Restart) -> None:
+        """Whatever the end, the model loses nothing but its connections: that is what mode `always` promises."""
+        self.now_ms += step.down_ms
+        fate = f" (disk fate {step.chance})" if step.how == "power" else ""
+        self._lines.append(f"{_ENDINGS[step.how]}{fate}, and started again {step.down_ms} ms later")
+        self.tally.moves[f"an end by {step.how}"] += 1
+        self.tally.moves["a wait lost with the server"] += len(self.waiting)
+        self.waiting.clear()
+        self.model.restart(self.now_ms)
+        self._do(self.durable.restart, step.how, step.chance, self.now_ms)
+
+    def _tear(self, step: Tear) -> None:
+        """No reply has left, so both are right: that it happened, and that it did not. But nothing in between."""
+        self._lines.append(f"{step.client}> {' '.join(map(shown, step.argv))}")
+        self._lines.append(f"   the power goes ahead of the reply (disk fate {step.chance}), and comes back")
+        happened = copy.deepcopy(self.model)
+        happened.execute(step.argv, self.now_ms, step.client)
+        happened.take_answers()
+        self.waiting.clear()
+        for model in (self.model, happened):
+            model.restart(self.now_ms)
+            model.tick(self.now_ms)
+        self._do(self.durable.tear, step.client, step.argv, step.chance, self.now_ms)
+        lost, kept = (model.canonical(self.now_ms) for model in (self.model, happened))
+        if lost != kept:
+            was_kept = self._do(self.system.canonical, self.now_ms) == kept
+            self.tally.moves["a torn command kept" if was_kept else "a torn command lost"] += 1
+            self.model = happened if was_kept else self.model
 
     def _list(self, step: ListByPage) -> None:
         """Each page of the system, and all of them against the one of the model."""
@@ -263,7 +340,7 @@ def play(factory: SystemFactory, steps: Iterable[Step]) -> Mismatch | None:
     pair = Pair(factory(), Tally())
     try:
         for step in steps:
-            if not isinstance(step, Say | ListByPage) or step.client not in pair.waiting:
+            if not isinstance(step, Say | ListByPage | Tear) or step.client not in pair.waiting:
                 pair.take(step)
     except Mismatch as mismatch:
         return mismatch
@@ -302,6 +379,8 @@ def _shorter(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
 
 
 def _less(step: Step) -> Iterator[Step]:
+    if isinstance(step, Restart) and step.down_ms:
+        yield replace(step, down_ms=0)
     if not isinstance(step, Say):
         return
     if step.late:

@@ -5,7 +5,7 @@ What must not live here: anything of `moxy`, of Hypothesis, or of any one system
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from spec.model import Blocked, Refusal
 
@@ -14,6 +14,23 @@ Plain: TypeAlias = "dict[bytes, Plain] | list[Plain] | bytes | int | None | Refu
 
 Answer: TypeAlias = tuple[str, Plain]
 """Which client got which reply after having waited for it."""
+
+
+Ending: TypeAlias = Literal["stop", "kill", "power"]
+"""How a server ends: it is stopped and says good-bye; its process is killed; the power goes."""
+
+
+class Durable(Protocol):
+    """What a system can do besides that keeps its queues in mode `always` (I13). With a server all connections end."""
+
+    def restart(self, how: Ending, chance: int, now_ms: int) -> None:
+        """The server ends that way, and is started again at that time. `chance` draws what a disk makes of it."""
+
+    def tear(self, client: str, argv: Sequence[bytes], chance: int, now_ms: int) -> None:
+        """The power goes while that command is being made durable, ahead of its reply; then it is started again."""
+
+    def snapshot(self, now_ms: int) -> None:
+        """Take a snapshot, which must change nothing that can be seen."""
 
 
 class System(Protocol):
@@ -27,6 +44,8 @@ class System(Protocol):
     """Whether a FETCH can wait."""
     takes_megabytes: bool
     """Whether an argument over 1 MiB comes through to be refused; a wire breaks the connection before."""
+    durable: Durable | None
+    """How to end and start it; None when nothing would be left then."""
 
     def execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
         """One command of a client that does not wait; its reply, or BLOCKED."""

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "replay": ("core",),
     "config": ("core", "backends.durable"),
 }
-WIRING = {"cli", "logtools", "story", "__main__", "__init__"}
+WIRING = {"cli", "logtools", "checktools", "story", "__main__", "__init__"}
 BANNED_IN_CORE = {
     "time",
     "random",
@@ -85,6 +85,40 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
             continue
         allowed = MAY_IMPORT[room]
         assert any(inner == door or inner.startswith(door + ".") for door in allowed), f"{room} imports {name}"
+
+
+LOADS_SPEC = {"moxy/checktools.py"}
+"""Who may load `spec` by its name when it is asked to, which is no import and makes nothing else need it."""
+
+
+def test_nothing_of_moxy_imports_its_spec_and_one_command_loads_it() -> None:
+    assert [named(path) for path in MODULES if any(name.split(".")[0] == "spec" for name in imports(path))] == []
+    loading = {
+        named(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
+    }
+    assert loading == LOADS_SPEC
+
+
+DRIVES_MOXY = ("spec/adapters/", "spec/explore/", "spec/simulate.py", "spec/simloop.py", "spec/simdisk.py")
+"""What of `spec` may import `moxy`: what drives the real thing, and the simulated world that it runs in."""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "spec").rglob("*.py")), ids=named)
+def test_the_spec_imports_moxy_only_where_it_drives_it(path: Path) -> None:
+    """So the model stays a stranger to the code. A name in a text, such as that of a mutant's file, is no import."""
+    if named(path).startswith(DRIVES_MOXY):
+        return
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert "moxy" not in tops
+    if named(path) == "spec/model.py":
+        import sys
+
+        assert tops - set(sys.stdlib_module_names) == set()
+    through = {name for name in imports(path) if name.startswith(("spec.adapters", "spec.explore", "spec.sim"))}
+    assert not through or named(path).startswith("spec/mutants/"), f"it gets at moxy through {through}"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) == "core"], ids=named)

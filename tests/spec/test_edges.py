@@ -1,6 +1,6 @@
 """Every edge of a small state graph, taken by every system: the explorer's moves, in lock-step with the model.
 
-What lives here: the graphs (scopes of spec/explore.py, small enough for sockets), and walks that together take every
+What lives here: the graphs (scopes of spec/explore, small enough for sockets), and walks that together take every
 edge. What must not live here: a rule of a queue, or what a reply should be; the model says that, step by step.
 
 The explorer lets time pass and does due work as two moves. A system does what is due at once; so an edge here is a move

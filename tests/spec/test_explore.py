@@ -18,7 +18,10 @@ from moxy.core.policy import Policy
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState, place_of
 from spec import explore
-from spec.explore import QUEUE, SCOPES, Scope, World, main
+from spec.explore import QUEUE, SCOPES, Scope, World, search
+from spec.explore.__main__ import main
+from spec.explore.judging import take
+from spec.explore.telling import brief
 
 COUNTS = {
     # scope: states, edges, depth. A change of the rules changes them: look at what changed, then pin it anew.
@@ -69,7 +72,7 @@ def onward(scope: Scope, world: World) -> set[tuple[str, bytes]]:
     for move in explore.moves(scope, world):
         after = world if move.commands else World(world.state, world.now_ms + 1)
         for command in move.commands:
-            after = explore.take(after, command, move.refusals, move.seed, decide, apply)
+            after = take(after, command, move.refusals, move.seed, decide, apply)
         reached.add((move.name, explore.reduced(scope, after)))
     return reached
 
@@ -82,7 +85,7 @@ def worlds(scope: Scope, most: int) -> Iterator[tuple[World, World]]:
         for move in explore.moves(scope, world):
             after = world if move.commands else World(world.state, world.now_ms + 1)
             for command in move.commands:
-                after = explore.take(after, command, move.refusals, move.seed, decide, apply)
+                after = take(after, command, move.refusals, move.seed, decide, apply)
             twin = seen.setdefault(explore.reduced(scope, after), after)
             if twin is after:
                 queue.append(after)
@@ -270,14 +273,14 @@ def test_events_that_do_not_lead_where_it_was_decided_are_found() -> None:
 
 def test_a_task_that_is_released_for_ever_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no whims excused, giving back and fetching again is a run without an end."""
-    monkeypatch.setattr(explore, "WHIMS", frozenset())
+    monkeypatch.setattr(search, "WHIMS", frozenset())
     violation = explore.explore(SCOPES["ttl"]).violation
     assert violation is not None
     assert violation.sentence.startswith("L3: for ever")
 
 
 def test_a_queue_that_time_does_not_move_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explore, "FORCED", frozenset({"Fetch"}))
+    monkeypatch.setattr(search, "FORCED", frozenset({"Fetch"}))
     violation = explore.explore(SCOPES["plain"]).violation
     assert violation is not None
     assert violation.sentence.startswith("L3: stuck")
@@ -285,7 +288,7 @@ def test_a_queue_that_time_does_not_move_is_found(monkeypatch: pytest.MonkeyPatc
 
 def test_a_queue_that_cannot_be_emptied_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = explore.moves
-    monkeypatch.setattr(explore, "moves", lambda scope, world: [m for m in honest(scope, world) if m.name != "Ack"])
+    monkeypatch.setattr(search, "moves", lambda scope, world: [m for m in honest(scope, world) if m.name != "Ack"])
     scope = Scope("no end", "", 1, Policy(max_attempts=0, lease_ms=1), nacks=(("retry", UNSET),))
     violation = explore.explore(scope).violation
     assert violation is not None
@@ -318,5 +321,5 @@ def test_connections_must_be_alike_to_change_places() -> None:
 
 
 def test_a_command_is_told_briefly() -> None:
-    assert explore._brief(Enqueue(QUEUE, b"x", "a", delay_ms=2)) == "Enqueue(task_id='a', delay_ms=2)"
-    assert explore._brief(Nack(QUEUE, "id", 3, 4, "fatal")) == "Nack(number=3, token=4, kind='fatal')"
+    assert brief(Enqueue(QUEUE, b"x", "a", delay_ms=2)) == "Enqueue(task_id='a', delay_ms=2)"
+    assert brief(Nack(QUEUE, "id", 3, 4, "fatal")) == "Nack(number=3, token=4, kind='fatal')"

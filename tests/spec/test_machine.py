@@ -5,25 +5,28 @@ machine must catch with a readable transcript. What must not live here: rules or
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from moxy import service
+from moxy.backends.memory import MemoryBackend
 from moxy.core import decider, reducer
 from moxy.core.commands import Ack, Fetch, LeaseCommand, Nack
 from moxy.core.decider import Decision
 from moxy.core.events import Failed, Requeued
 from moxy.core.state import Lease, QueueState, Task, place_of
-from spec.adapters import SYSTEMS, CoreSystem, ServiceSystem
+from moxy.journal.journal import Journal
+from spec.adapters import SYSTEMS, CoreSystem, JournalSystem, ServiceSystem
 from spec.machine import check
 from spec.system import SystemFactory
 
 QUICK = {
     "core": 150,
     "memory": 300,
+    "journal": 150,
     "connection-resp2": 150,
     "connection-resp3": 150,
     "socket-resp2": 60,
@@ -133,6 +136,45 @@ def bound_lease_not_released(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(service.Service, "disconnected", lambda self, client: None)
 
 
+def nothing_is_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "_sync_locked", lambda self: setattr(self, "_synced", self.last_sequence))
+
+
+def snapshot_of_another_moment(patch: pytest.MonkeyPatch) -> None:
+    write = Journal.write_snapshot
+
+    def stale(self: Journal, states: Mapping[str, QueueState], *rest: Any) -> str:
+        return write(self, {name: replace(state, paused=False) for name, state in states.items()}, *rest)
+
+    patch.setattr(Journal, "write_snapshot", stale)
+
+
+def orphans_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(service.Service, "orphaned", lambda self, lease_ids: None)
+
+
+def deadlines_begin_anew_at_a_start(patch: pytest.MonkeyPatch) -> None:
+    start = MemoryBackend.__init__
+
+    def generous(self: MemoryBackend, clock: Any, ids: Any, policy: Any = None, states: Any = None) -> None:
+        start(self, clock, ids, policy, {name: later(state, clock.now_ms()) for name, state in (states or {}).items()})
+
+    def later(state: QueueState, now_ms: int) -> QueueState:
+        for task in state.in_state("processing"):
+            assert task.lease is not None
+            lease = replace(task.lease, deadline_ms=now_ms + task.lease.deadline_ms - task.lease.leased_ms)
+            key = (lease.deadline_ms, lease.token, task.number)
+            old = next(key for key in state.processing if key[2] == task.number)
+            state = replace(
+                state,
+                tasks=state.tasks.set(task.number, replace(task, lease=lease)),
+                processing=state.processing.remove(old).add(key),
+            )
+        return state
+
+    patch.setattr(MemoryBackend, "__init__", generous)
+
+
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 FAULTS: list[tuple[Fault, SystemFactory, str]] = [
@@ -145,6 +187,10 @@ FAULTS: list[tuple[Fault, SystemFactory, str]] = [
     (wake_up_lost, ServiceSystem, "BLOCK"),
     (token_reused, ServiceSystem, "NACK"),
     (bound_lease_not_released, ServiceSystem, "disconnects"),
+    (nothing_is_synced, JournalSystem, "loses its power"),
+    (snapshot_of_another_moment, JournalSystem, "a snapshot is taken"),
+    (orphans_forgotten, JournalSystem, "BOUND"),
+    (deadlines_begin_anew_at_a_start, JournalSystem, "started again"),
 ]
 
 
@@ -157,7 +203,7 @@ def test_a_planted_fault_is_caught_with_a_short_transcript(
     assert report.failure is not None, "the machine did not notice"
     told = report.format()
     print(told)  # noqa: T201 - shown by pytest -s, and when this fails
-    steps = re.findall(r"^(?:c\d>|c\d disc|\d+ ms|the reply with)", report.failure, re.MULTILINE)
+    steps = re.findall(r"^(?:c\d>|c\d disc|\d+ ms|the reply with|the server|a snap)", report.failure, re.MULTILINE)
     assert len(steps) <= 12, f"not a short program:\n{told}"
     assert word in report.failure
     assert "by the model: " in report.failure or "the system raises" in report.failure

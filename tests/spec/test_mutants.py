@@ -1,7 +1,7 @@
 """The planted bugs: that each can be planted, and that the checkers see them.
 
 What lives here: a quick look at all of them and a few for real; deep, all of them. What must not live here: a fault or
-a checker; those are in spec/mutants.py.
+a checker; those are in spec/mutants.
 """
 
 import subprocess
@@ -19,11 +19,10 @@ from spec.mutants import (
     available,
     environment,
     judge,
-    main,
     planted,
     sound_checkers,
-    table,
 )
+from spec.mutants.__main__ import main, table
 
 UNSEEN = {
     "bulk-limit-off-by-one": "a bulk string of exactly the limit, over 1,024 bytes, that comes in pieces",

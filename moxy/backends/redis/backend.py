@@ -155,6 +155,11 @@ class RedisBackend:
         await self.fellows.leave()
         await self._link.close()
 
+    @property
+    def server_id(self) -> str:
+        """Who this server is among those on the same Redis."""
+        return self._asker.server_id
+
     def describe(self) -> dict[str, str | int]:
         return {
             "backend": "redis",

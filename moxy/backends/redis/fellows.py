@@ -215,19 +215,35 @@ class Fellows:
             await self._bury_the_dead(now_ms)
         if now_ms - self._discovered_ms > _DISCOVER_MS:
             self._discovered_ms = now_ms
-            async for queue in self._names():
-                self._queues.look_at(queue, 0)
+            await self.look_around()
 
     async def _bury_the_dead(self, now_ms: int) -> None:
         servers = f"{self._prefix}:servers"
         dead = _texts(await self._link.command("ZRANGEBYSCORE", servers, "-inf", now_ms - DEAD_MS))
         if dead and not self._orphans:
-            async for queue in self._names():
-                self._orphans.extend((queue, holder) for holder in dead)
             for holder in dead:
                 self._say("redis.server_gone", server_id=holder)
+                await self.take_over(holder)
                 await self._link.command("ZREM", servers, holder)
         (self.alive,) = _numbers([await self._link.command("ZCARD", servers)])
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `news` has something to say."""
+        return bool(self._news)
+
+    async def take_over(self, server_id: str) -> None:
+        """That server is gone: look for its bound leases in all queues, and what is due there. Raises BackendDown."""
+        async for queue in self._names():
+            self._orphans.append((queue, server_id))
+            self._queues.look_at(queue, 0)
+
+    async def look_around(self) -> None:
+        """Miss nothing: look at all queues, and stand in line anew. Raises BackendDown."""
+        async for queue in self._names():
+            self._queues.look_at(queue, 0)
+        self._standing.clear()
+        await self.attend()
 
     async def attend(self) -> None:
         """Stand in line where fetches wait; see whether there is something new where readers wait."""

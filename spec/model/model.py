@@ -10,329 +10,43 @@ moments (deadline, due, expires, enqueued, leased, dead, until, now, at) since 1
 INFO, HISTORY, WHY and EVENTS are not modelled.
 """
 
-import enum
 import fnmatch
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NoReturn
 
-MAX_MS: Final = 30 * 24 * 60 * 60 * 1000
-"""30 days: the longest lease, delay, block, TTL and dedup window [Limits]."""
-MAX_COUNT: Final = 1_000
-"""The largest COUNT, what REDRIVE takes without one, and the tasks of one go of due work [Limits, Time]."""
-PEEK_COUNT: Final = 10
-"""What PEEK takes without COUNT [Order]."""
-MAX_PAYLOAD_BYTES: Final = 1024 * 1024
-MAX_REASON_BYTES: Final = 1_024
-MAX_ID_BYTES: Final = 128
-MAX_QUEUE_BYTES: Final = 255
-MAX_POLICY_NUMBER: Final = 1_000_000_000
-NONCE: Final = f"{0:016x}"
-"""The 64 random bits of task and lease ids; always 0 in lock-step runs."""
-
-POLICY: Final = {
-    "max_attempts": (25, 0, MAX_POLICY_NUMBER),
-    "backoff_ms": (0, 0, MAX_MS),
-    "backoff_max_ms": (0, 0, MAX_MS),
-    "lease_ms": (30_000, 1, MAX_MS),
-    "max_hold_ms": (0, 0, MAX_MS),
-    "max_ready": (0, 0, MAX_POLICY_NUMBER),
-    "ttl_ms": (0, 0, MAX_MS),
-}
-"""Field -> default, lowest and highest value [Operators, CONFIG]."""
-
-TASK_EVENTS: Final = (
-    *("Enqueued", "Matured", "Leased", "Extended", "Acked", "Expired", "Failed"),
-    *("Released", "Requeued", "DeadLettered", "Redriven", "Deleted"),
+from spec.model.limits import (
+    ARGUMENTS,
+    ENTRY_KEYS,
+    MAX_COUNT,
+    MAX_MS,
+    MAX_POLICY_NUMBER,
+    NONCE,
+    PEEK_COUNT,
+    POLICY,
+    SHOW_KEYS,
+    TASK_EVENTS,
 )
-QUEUE_EVENTS: Final = ("QueueConfigured", "QueuePaused", "QueueResumed", "Purged")
-
-ENTRY_KEYS: Final = (
-    *("lease_id", "task_id", "queue", "payload", "attempts", "deliveries", "token", "deadline_ms"),
-    *("priority", "enqueued_ms"),
+from spec.model.queues import Lease, Queue, Task, Waiter
+from spec.model.words import (
+    BLOCKED,
+    Refusal,
+    RefusedError,
+    Reply,
+    check_cursor,
+    integer,
+    lease_id_of,
+    lookup,
+    optional,
+    options_of,
+    payload_of,
+    queue_name,
+    reason_of,
+    refuse,
+    state_name,
+    task_id_of,
+    utf8,
+    within,
 )
-"""An entry of FETCH and PEEK, in the order of the contract."""
-SHOW_KEYS: Final = (
-    *("task_id", "queue", "state", "payload", "priority", "attempts", "max_attempts", "deliveries", "expiries"),
-    *("failures", "releases", "disconnects", "enqueued_ms", "due_ms", "expires_ms", "lease_id", "token"),
-    *("deadline_ms", "leased_ms", "worker", "bound", "last_reason", "dead_cause", "dead_reason", "dead_ms"),
-)
-ARGUMENTS: Final = {
-    **{b"MOXY.ENQUEUE": (2, None), b"MOXY.MENQUEUE": (2, None), b"MOXY.FETCH": (2, None)},
-    **{b"MOXY.ACK": (1, 1), b"MOXY.MACK": (1, None), b"MOXY.NACK": (1, None), b"MOXY.EXTEND": (2, 2)},
-    **{b"MOXY.STATS": (1, 1), b"MOXY.PEEK": (1, None), b"MOXY.SHOW": (2, 2), b"MOXY.QUEUES": (0, None)},
-    **{b"MOXY.CONFIG": (1, None), b"MOXY.PAUSE": (1, 1), b"MOXY.RESUME": (1, 1), b"MOXY.REDRIVE": (1, None)},
-    **{b"MOXY.DELETE": (2, 2), b"MOXY.PURGE": (2, 2)},
-}
-"""Verb -> the least and most arguments it takes (None: no bound); any other number is ERR (docs/protocol.md)."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A coded refusal: the first word of an error reply. A refused command changes nothing [I12]."""
-
-    code: str
-
-
-class Blocked(enum.Enum):
-    """The type of `BLOCKED`, so that a type checker can tell it from other replies."""
-
-    BLOCKED = "BLOCKED"
-
-
-BLOCKED: Final = Blocked.BLOCKED
-"""What `execute` returns for a FETCH that now waits; its reply comes later, from `take_answers`."""
-
-Reply = dict[str, object] | Sequence[object] | int | Refusal | Blocked | None
-
-
-class _RefusedError(Exception):
-    """Carries a code from wherever a check fails to `execute`; raised before anything has changed."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-def _refuse(code: str) -> NoReturn:
-    raise _RefusedError(code)
-
-
-@dataclass
-class Lease:
-    """A live lease. `worker` is the client that fetched it; a `bound` one ends with the connection of that client."""
-
-    lease_id: str
-    deadline_ms: int
-    leased_ms: int
-    worker: str
-    bound: bool
-    order: int
-    """Which lease of all queues it is: what a disconnect releases, it releases in the order of leasing."""
-
-
-@dataclass(eq=False)
-class Task:
-    """A task that its queue still has: scheduled, ready, processing or dead. Gone ones are in no list."""
-
-    task_id: str
-    number: int
-    place: int
-    payload: bytes
-    priority: int
-    enqueued_ms: int
-    state: str = "ready"
-    due_ms: int | None = None
-    expires_ms: int | None = None
-    dedup_ms: int | None = None
-    own_max_attempts: int | None = None
-    own_lease_ms: int | None = None
-    attempts: int = 0
-    deliveries: int = 0
-    expiries: int = 0
-    failures: int = 0
-    releases: int = 0
-    disconnects: int = 0
-    token: int = 0
-    lease: Lease | None = None
-    last_reason: str | None = None
-    dead_cause: str | None = None
-    dead_reason: str | None = None
-    dead_ms: int | None = None
-    death: int = 0
-    """Which `DeadLettered` of its queue buried it: tells deaths of the same millisecond apart."""
-
-    @property
-    def deadline_ms(self) -> int | None:
-        return self.lease.deadline_ms if self.lease else None
-
-    def ttl_ran_out(self, at_ms: int) -> bool:
-        return self.expires_ms is not None and self.expires_ms <= at_ms
-
-
-@dataclass
-class Queue:
-    """One queue: its policy, its tasks, the ids it remembers after their tasks are gone, and what was counted."""
-
-    name: str
-    policy: dict[str, int]
-    paused: bool = False
-    next_number: int = 1
-    """The next number or place to be given: both come from this one counter."""
-    last_token: int = 0
-    last_ms: int = 0
-    """The time of the last event [I15]."""
-    tasks: list[Task] = field(default_factory=list)
-    remembered: list[tuple[str, int]] = field(default_factory=list)
-    """(task id, until_ms): known until that time is reached [Enqueue, DEDUP]."""
-    events: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*TASK_EVENTS, *QUEUE_EVENTS), 0))
-    purged_tasks: int = 0
-    """Tasks removed by `Purged` events, which are one event for many tasks [Operators]."""
-
-    def now(self, now_ms: int) -> int:
-        """The time in this queue: never before its last event [Time, I15]."""
-        return max(now_ms, self.last_ms)
-
-    def in_state(self, state: str) -> list[Task]:
-        """The tasks of one state in the order of PEEK [Order]; for ready ones it is the order of leasing [I7]."""
-        tasks = [task for task in self.tasks if task.state == state]
-        if state == "ready":
-            return sorted(tasks, key=lambda task: (-task.priority, task.place))
-        if state == "scheduled":
-            return sorted(tasks, key=lambda task: (task.due_ms or 0, task.place))
-        if state == "processing":
-            return sorted(tasks, key=lambda task: (task.deadline_ms or 0, task.token))
-        return sorted(tasks, key=lambda task: task.death)
-
-    def find(self, task_id: str) -> Task | None:
-        return next((task for task in self.tasks if task.task_id == task_id), None)
-
-    def knows(self, task_id: str, at_ms: int) -> bool:
-        """Whether an ENQUEUE with this id creates nothing: a live or dead task has it, or its window is open [I14]."""
-        return self.find(task_id) is not None or any(i == task_id and at_ms < until for i, until in self.remembered)
-
-    def may_lease(self) -> bool:
-        return not self.paused and bool(self.in_state("ready"))
-
-    def max_attempts(self, task: Task) -> int:
-        """The task's own, else the policy's as it stands now; 0 is unlimited [Enqueue]."""
-        return self.policy["max_attempts"] if task.own_max_attempts is None else task.own_max_attempts
-
-    def attempts_used_up(self, task: Task) -> bool:
-        return 0 < self.max_attempts(task) <= task.attempts
-
-    def backoff_ms(self, attempts: int) -> int:
-        """How long a task waits after its `attempts`-th charged delivery [Coming back]. The draw is 0, so it is `d`."""
-        cap_ms = self.policy["backoff_max_ms"] or MAX_MS
-        return min(self.policy["backoff_ms"] * int(2 ** (attempts - 1)), cap_ms)
-
-
-@dataclass(eq=False)
-class Waiter:
-    """A FETCH: who asks, what for, and until when it waits if it has to (`until_ms` None: for ever)."""
-
-    client: str
-    queues: list[str]
-    count: int
-    timeout_ms: int | None
-    """The visibility timeout; None is DEFAULT."""
-    bound: bool
-    until_ms: int | None = None
-
-
-Check = Callable[[bytes], object]
-"""Refuses a value of an option that is not right."""
-
-
-def _text(raw: bytes) -> str:
-    """UTF-8, or a syntax error."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        _refuse("ERR")
-
-
-def _lookup(raw: bytes) -> str:
-    """An id to look something up by: what is not UTF-8 is the id of nothing, hence unknown, not refused."""
-    return raw.decode(errors="surrogateescape")
-
-
-def _has_control_or_space(text: str) -> bool:
-    return any(unicodedata.category(char) == "Cc" or char.isspace() for char in text)
-
-
-def _queue_name(raw: bytes) -> str:
-    """1 to 255 bytes of UTF-8 without control characters, white space and braces [Names and ids]."""
-    try:
-        name = raw.decode()
-    except UnicodeDecodeError:
-        _refuse("BADQUEUE")
-    if not 1 <= len(raw) <= MAX_QUEUE_BYTES or _has_control_or_space(name) or "{" in name or "}" in name:
-        _refuse("BADQUEUE")
-    return name
-
-
-def _task_id(raw: bytes) -> str:
-    """An id given with ID: 1 to 128 bytes of UTF-8 without control characters and white space [Names and ids]."""
-    if len(raw) > MAX_ID_BYTES:
-        _refuse("TOOBIG")
-    if not raw or _has_control_or_space(_text(raw)):
-        _refuse("ERR")
-    return _text(raw)
-
-
-def _payload(raw: bytes) -> bytes:
-    if len(raw) > MAX_PAYLOAD_BYTES:
-        _refuse("TOOBIG")
-    return raw
-
-
-def _integer(raw: bytes, low: int, high: int, code: str = "ERR") -> int:
-    """A decimal integer as Redis writes one (no sign, no leading zero) within the range, or the refusal."""
-    if not re.fullmatch(rb"0|[1-9][0-9]{0,18}", raw) or not low <= int(raw) <= high:
-        _refuse(code)
-    return int(raw)
-
-
-def _within(low: int, high: int, code: str = "ERR") -> Check:
-    return lambda raw: _integer(raw, low, high, code)
-
-
-def _reason(raw: bytes) -> str:
-    """The text of a NACK: at most 1,024 bytes of UTF-8 [Limits]."""
-    if len(raw) > MAX_REASON_BYTES:
-        _refuse("TOOBIG")
-    return _text(raw)
-
-
-def _lease_id(raw: bytes) -> str:
-    """QUEUE:NUMBER:TOKEN:NONCE; what is not of that shape was never a lease, and is refused before what follows it."""
-    lease_id = _lookup(raw)
-    if not re.fullmatch(r".*:[0-9]{1,19}:[0-9]{1,19}:[^:]*", lease_id, re.DOTALL):
-        _refuse("NOLEASE")
-    return lease_id
-
-
-def _state(raw: bytes) -> str:
-    """One of the four states that a task can rest in, in any case."""
-    state = _lookup(raw.lower())
-    if state not in ("ready", "scheduled", "processing", "dead"):
-        _refuse("ERR")
-    return state
-
-
-def _cursor(raw: bytes) -> None:
-    """Opaque: `0`, or one from an earlier reply, which begins with `>`."""
-    if raw != b"0" and not raw.startswith(b">"):
-        _refuse("ERR")
-
-
-def _options(args: list[bytes], valued: dict[str, Check], flags: str = "", either: str = "") -> dict[str, bytes]:
-    """Option words, case-insensitive, in any order, each at most once: word -> value (b"" for a flag).
-
-    Checked from left to right, so what is wrong first is what is refused. Of the words in `either` only one may come.
-    """
-    given: dict[str, bytes] = {}
-    rest = list(args)
-    while rest:
-        word = _lookup(rest.pop(0).upper())
-        if word in given or (word in either.split() and any(other in given for other in either.split())):
-            _refuse("ERR")
-        if word in flags.split():
-            given[word] = b""
-        elif word in valued and rest:
-            given[word] = rest.pop(0)
-            valued[word](given[word])
-        else:
-            _refuse("ERR")
-    return given
-
-
-def _optional(given: dict[str, bytes], word: str) -> int | None:
-    """The number that came with an option; it is checked already."""
-    return int(given[word]) if word in given else None
 
 
 class Model:
@@ -380,7 +94,7 @@ class Model:
             return Refusal("ERR")
         try:
             reply = handlers[name.upper()](args, now_ms)
-        except _RefusedError as refused:
+        except RefusedError as refused:
             reply = Refusal(refused.code)
         self._serve_waiters(now_ms)
         return reply
@@ -431,6 +145,18 @@ class Model:
             self._release(queue, task, "undelivered", queue.now(now_ms))
         self._serve_waiters(now_ms)
 
+    def restart(self, now_ms: int) -> None:
+        """The server ended, however, and was started again: nothing that was promised is lost [I5, I10, I13].
+
+        Connections are: nobody waits, and BOUND leases are released, charged; in each queue in the order of PEEK. All
+        other leases go on, with the deadlines that they had.
+        """
+        self.waiters = []
+        for queue in self.queues.values():
+            for task in queue.in_state("processing"):
+                if task.lease and task.lease.bound:
+                    self._release(queue, task, "disconnect", queue.now(now_ms))
+
     def events_count(self, name: str) -> dict[str, int]:
         """How many events of each type the queue has had [Events, I8]; all 0 for a queue that does not exist."""
         return dict(self._queue(name).events)
@@ -473,28 +199,28 @@ class Model:
 
     def _enqueue(self, args: list[bytes], now_ms: int) -> Reply:
         """ENQUEUE queue payload [ID] [PRIORITY] [DELAY] [TTL] [MAXATTEMPTS] [LEASE] [DEDUP]."""
-        queue, payload = self._queue(_queue_name(args[0])), _payload(args[1])
-        given = _options(
+        queue, payload = self._queue(queue_name(args[0])), payload_of(args[1])
+        given = options_of(
             args[2:],
             {
-                "ID": _task_id,
-                "PRIORITY": _within(0, 9),
-                "DELAY": _within(0, MAX_MS),
-                "TTL": _within(1, MAX_MS),
-                "MAXATTEMPTS": _within(0, MAX_POLICY_NUMBER),
-                "LEASE": _within(1, MAX_MS, "BADTIMEOUT"),
-                "DEDUP": _within(1, MAX_MS),
+                "ID": task_id_of,
+                "PRIORITY": within(0, 9),
+                "DELAY": within(0, MAX_MS),
+                "TTL": within(1, MAX_MS),
+                "MAXATTEMPTS": within(0, MAX_POLICY_NUMBER),
+                "LEASE": within(1, MAX_MS, "BADTIMEOUT"),
+                "DEDUP": within(1, MAX_MS),
             },
         )
-        task_id = _task_id(given["ID"]) if "ID" in given else None
-        priority = _optional(given, "PRIORITY") or 0
-        delay_ms = _optional(given, "DELAY") or 0
-        ttl_ms = _optional(given, "TTL")
-        own_max_attempts = _optional(given, "MAXATTEMPTS")
-        own_lease_ms = _optional(given, "LEASE")
-        dedup_ms = _optional(given, "DEDUP")
+        task_id = task_id_of(given["ID"]) if "ID" in given else None
+        priority = optional(given, "PRIORITY") or 0
+        delay_ms = optional(given, "DELAY") or 0
+        ttl_ms = optional(given, "TTL")
+        own_max_attempts = optional(given, "MAXATTEMPTS")
+        own_lease_ms = optional(given, "LEASE")
+        dedup_ms = optional(given, "DEDUP")
         if dedup_ms is not None and task_id is None:
-            _refuse("ERR")
+            refuse("ERR")
         at_ms = queue.now(now_ms)
         if task_id is not None and queue.knows(task_id, at_ms):  # before FULL: a repeat is never refused
             return {"task_id": task_id}
@@ -508,7 +234,7 @@ class Model:
 
     def _menqueue(self, args: list[bytes], now_ms: int) -> Reply:
         """MENQUEUE queue payload...: all or nothing, in order, without options."""
-        queue, payloads = self._queue(_queue_name(args[0])), [_payload(payload) for payload in args[1:]]
+        queue, payloads = self._queue(queue_name(args[0])), [payload_of(payload) for payload in args[1:]]
         self._refuse_when_full(queue, len(payloads))
         return [self._create(queue, payload, None, None, queue.now(now_ms)).task_id for payload in payloads]
 
@@ -516,7 +242,7 @@ class Model:
         """`max_ready` bounds the tasks that wait, ready and scheduled together; 0 is no bound [Enqueue]."""
         waiting = len(queue.in_state("ready")) + len(queue.in_state("scheduled"))
         if queue.policy["max_ready"] and waiting + more > queue.policy["max_ready"]:
-            _refuse("FULL")
+            refuse("FULL")
 
     def _create(self, queue: Queue, payload: bytes, task_id: str | None, ttl_ms: int | None, at_ms: int) -> Task:
         """A ready task at the end; its number is its first place. Without TTL the policy's of this moment; 0: none."""
@@ -534,15 +260,15 @@ class Model:
     def _fetch(self, args: list[bytes], now_ms: int, client: str) -> Reply:
         """FETCH queue timeout_ms|DEFAULT [COUNT n] [BLOCK ms] [BOUND] [WITH queue...]; WITH takes all that follows."""
         first, timeout, *options = args
-        names = [_queue_name(first)]
-        timeout_ms = None if timeout.upper() == b"DEFAULT" else _integer(timeout, 1, MAX_MS, "BADTIMEOUT")
+        names = [queue_name(first)]
+        timeout_ms = None if timeout.upper() == b"DEFAULT" else integer(timeout, 1, MAX_MS, "BADTIMEOUT")
         words = [option.upper() for option in options]
         before_with = options[: words.index(b"WITH")] if b"WITH" in words else options
-        given = _options(before_with, {"COUNT": _within(1, MAX_COUNT), "BLOCK": _within(0, MAX_MS)}, flags="BOUND")
-        count = _optional(given, "COUNT") or 1
-        block_ms = _optional(given, "BLOCK")
+        given = options_of(before_with, {"COUNT": within(1, MAX_COUNT), "BLOCK": within(0, MAX_MS)}, flags="BOUND")
+        count = optional(given, "COUNT") or 1
+        block_ms = optional(given, "BLOCK")
         if b"WITH" in words:
-            names += [_queue_name(name) for name in options[len(before_with) + 1 :]] or _refuse("ERR")
+            names += [queue_name(name) for name in options[len(before_with) + 1 :]] or refuse("ERR")
         fetch = Waiter(client, names, count, timeout_ms, "BOUND" in given)
         self._do_due_work(names, now_ms)
         self._serve_waiters(now_ms)  # what became ready by that is for who waited before
@@ -586,10 +312,10 @@ class Model:
 
     def _held(self, raw: bytes, now_ms: int) -> tuple[Queue, Task, Lease, int]:
         """Queue, task, live lease and time in the queue, or NOLEASE [I4]. An overdue lease is live until expired."""
-        for queue, task in self._holders(_lease_id(raw)):
+        for queue, task in self._holders(lease_id_of(raw)):
             if task.lease:
                 return queue, task, task.lease, queue.now(now_ms)
-        _refuse("NOLEASE")
+        refuse("NOLEASE")
 
     def _ack(self, args: list[bytes], now_ms: int) -> Reply:
         queue, task, _, at_ms = self._held(args[0], now_ms)
@@ -603,20 +329,20 @@ class Model:
         for lease_id in args:
             try:
                 replies.append(self._ack([lease_id], now_ms))
-            except _RefusedError as refused:
+            except RefusedError as refused:
                 replies.append(Refusal(refused.code))
         return replies
 
     def _extend(self, args: list[bytes], now_ms: int) -> Reply:
         """EXTEND lease_id ms: counts from now, never moves a deadline earlier, is refused past `max_hold_ms`."""
-        _lease_id(args[0])
-        extend_ms = _integer(args[1], 1, MAX_MS, "BADTIMEOUT")
+        lease_id_of(args[0])
+        extend_ms = integer(args[1], 1, MAX_MS, "BADTIMEOUT")
         queue, _, lease, at_ms = self._held(args[0], now_ms)
         if at_ms + extend_ms <= lease.deadline_ms:
             return lease.deadline_ms
         max_hold_ms = queue.policy["max_hold_ms"]
         if max_hold_ms and at_ms + extend_ms > lease.leased_ms + max_hold_ms:
-            _refuse("MAXHOLD")
+            refuse("MAXHOLD")
         lease.deadline_ms = at_ms + extend_ms
         self._record(queue, "Extended", at_ms)
         return lease.deadline_ms
@@ -625,13 +351,13 @@ class Model:
 
     def _nack(self, args: list[bytes], now_ms: int) -> Reply:
         """NACK lease_id [DELAY ms] [REASON text] [FATAL | RELEASE]; DELAY and REASON belong to a charged failure."""
-        _lease_id(args[0])
-        checks = {"DELAY": _within(0, MAX_MS), "REASON": _reason}
-        given = _options(args[1:], checks, flags="FATAL RELEASE", either="FATAL RELEASE")
-        delay_ms, reason = _optional(given, "DELAY"), _text(given.get("REASON", b""))
+        lease_id_of(args[0])
+        checks = {"DELAY": within(0, MAX_MS), "REASON": reason_of}
+        given = options_of(args[1:], checks, flags="FATAL RELEASE", either="FATAL RELEASE")
+        delay_ms, reason = optional(given, "DELAY"), utf8(given.get("REASON", b""))
         fatal, release = "FATAL" in given, "RELEASE" in given
         if ("DELAY" in given and (fatal or release)) or ("REASON" in given and release):
-            _refuse("ERR")
+            refuse("ERR")
         queue, task, _, at_ms = self._held(args[0], now_ms)
         if release:
             self._release(queue, task, "worker", at_ms)
@@ -721,11 +447,11 @@ class Model:
 
     def _config(self, args: list[bytes], now_ms: int) -> Reply:
         """CONFIG queue: the policy. CONFIG queue field value...: all together or none; what already holds: no event."""
-        queue = self._queue(_queue_name(args[0]))
+        queue = self._queue(queue_name(args[0]))
         if len(args) == 1:
             return dict(queue.policy)
-        checks = {name.upper(): _within(low, high) for name, (_, low, high) in POLICY.items()}
-        given = _options(args[1:], checks)
+        checks = {name.upper(): within(low, high) for name, (_, low, high) in POLICY.items()}
+        given = options_of(args[1:], checks)
         wanted = {word.lower(): int(value) for word, value in given.items()}
         if any(queue.policy[name] != value for name, value in wanted.items()):
             queue.policy.update(wanted)
@@ -733,14 +459,14 @@ class Model:
         return "OK"
 
     def _pause(self, args: list[bytes], now_ms: int) -> Reply:
-        queue = self._queue(_queue_name(args[0]))
+        queue = self._queue(queue_name(args[0]))
         if not queue.paused:
             queue.paused = True
             self._record(queue, "QueuePaused", queue.now(now_ms))
         return "OK"
 
     def _resume(self, args: list[bytes], now_ms: int) -> Reply:
-        queue = self._queue(_queue_name(args[0]))
+        queue = self._queue(queue_name(args[0]))
         if queue.paused:
             queue.paused = False
             self._record(queue, "QueueResumed", queue.now(now_ms))
@@ -748,12 +474,12 @@ class Model:
 
     def _redrive(self, args: list[bytes], now_ms: int) -> Reply:
         """REDRIVE queue [COUNT n | ID id]: dead tasks, oldest death first, ready at new places with 0 attempts."""
-        queue = self._queue(_queue_name(args[0]))
-        given = _options(args[1:], {"COUNT": _within(1, MAX_COUNT), "ID": _lookup}, either="COUNT ID")
-        dead = queue.in_state("dead")[: _optional(given, "COUNT") or MAX_COUNT]
+        queue = self._queue(queue_name(args[0]))
+        given = options_of(args[1:], {"COUNT": within(1, MAX_COUNT), "ID": lookup}, either="COUNT ID")
+        dead = queue.in_state("dead")[: optional(given, "COUNT") or MAX_COUNT]
         if "ID" in given:
-            task_id = _lookup(given["ID"])
-            dead = [task for task in queue.in_state("dead") if task.task_id == task_id] or _refuse("NOTASK")
+            task_id = lookup(given["ID"])
+            dead = [task for task in queue.in_state("dead") if task.task_id == task_id] or refuse("NOTASK")
         at_ms = queue.now(now_ms)
         for task in dead:
             task.state, task.attempts, task.place = "ready", 0, queue.next_number
@@ -764,21 +490,21 @@ class Model:
         return len(dead)
 
     def _delete(self, args: list[bytes], now_ms: int) -> Reply:
-        queue = self._queue(_queue_name(args[0]))
-        task = queue.find(_lookup(args[1]))
+        queue = self._queue(queue_name(args[0]))
+        task = queue.find(lookup(args[1]))
         if task is None:
             return 0
         if task.state == "processing":
-            _refuse("LEASED")
+            refuse("LEASED")
         self._record(queue, "Deleted", queue.now(now_ms))
         self._forget(queue, task, queue.now(now_ms))
         return 1
 
     def _purge(self, args: list[bytes], now_ms: int) -> Reply:
         """PURGE queue ready|scheduled|dead: every task of the state in one event; none of it, no event."""
-        queue, state = self._queue(_queue_name(args[0])), _state(args[1])
+        queue, state = self._queue(queue_name(args[0])), state_name(args[1])
         if state == "processing":
-            _refuse("LEASED")
+            refuse("LEASED")
         tasks = queue.in_state(state)
         if tasks:
             self._record(queue, "Purged", queue.now(now_ms))
@@ -797,26 +523,26 @@ class Model:
 
     def _stats(self, args: list[bytes], now_ms: int) -> Reply:
         """STATS queue. Each processing task has one live lease [I2], and each lease one deadline to watch."""
-        queue = self._queue(_queue_name(args[0]))
+        queue = self._queue(queue_name(args[0]))
         ready, processing, dead = (len(queue.in_state(state)) for state in ("ready", "processing", "dead"))
         return {"ready": ready, "processing": processing, "dead": dead, "active_leases": processing, "heap": processing}
 
     def _peek(self, args: list[bytes], now_ms: int) -> Reply:
         """PEEK queue [STATE ready|scheduled|processing|dead] [COUNT n]."""
-        queue = self._queue(_queue_name(args[0]))
-        given = _options(args[1:], {"STATE": _state, "COUNT": _within(1, MAX_COUNT)})
-        state, count = _state(given.get("STATE", b"ready")), _optional(given, "COUNT") or PEEK_COUNT
+        queue = self._queue(queue_name(args[0]))
+        given = options_of(args[1:], {"STATE": state_name, "COUNT": within(1, MAX_COUNT)})
+        state, count = state_name(given.get("STATE", b"ready")), optional(given, "COUNT") or PEEK_COUNT
         return [self._fields(queue, task, ENTRY_KEYS) for task in queue.in_state(state)[:count]]
 
     def _show(self, args: list[bytes], now_ms: int) -> Reply:
-        queue = self._queue(_queue_name(args[0]))
-        task = queue.find(_lookup(args[1]))
+        queue = self._queue(queue_name(args[0]))
+        task = queue.find(lookup(args[1]))
         return self._fields(queue, task, SHOW_KEYS) if task else None
 
     def _queues(self, args: list[bytes], now_ms: int) -> Reply:
         """QUEUES [MATCH glob] [COUNT n] [CURSOR c]: all names at once, so the cursor is always 0."""
-        given = _options(args, {"MATCH": _lookup, "COUNT": _within(1, MAX_COUNT), "CURSOR": _cursor})
-        pattern = _lookup(given.get("MATCH", b"*"))
+        given = options_of(args, {"MATCH": lookup, "COUNT": within(1, MAX_COUNT), "CURSOR": check_cursor})
+        pattern = lookup(given.get("MATCH", b"*"))
         return ["0", sorted(name for name in self.queues if fnmatch.fnmatchcase(name, pattern))]
 
     def _fields(self, queue: Queue, task: Task, keys: Sequence[str]) -> dict[str, object]:
