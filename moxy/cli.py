@@ -22,6 +22,7 @@ from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import EVENTS_MAX
+from moxy.bench.command import bench
 from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address
 from moxy.core.lifecycle import PROCESSING
 from moxy.journal.disk import OsDisk
@@ -179,7 +180,7 @@ def demo(svg: str | None, fast: bool) -> None:
     tell(svg, pause_s=0.0 if fast else 1.2)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, bench):
     cli.add_command(command)
 
 
