@@ -28,6 +28,7 @@ from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
 from moxy.backends.redis.errors import Unreachable
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT
+from moxy.bench.command import bench
 from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address, parse_prefix, parse_redis
 from moxy.core.lifecycle import PROCESSING
 from moxy.journal.disk import OsDisk
@@ -218,7 +219,7 @@ def demo(svg: str | None, fast: bool) -> None:
     tell(svg, pause_s=0.0 if fast else 1.2)
 
 
-for command in (*logtools.COMMANDS, *checktools.COMMANDS):
+for command in (*logtools.COMMANDS, *checktools.COMMANDS, bench):
     cli.add_command(command)
 
 

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sources": (),
     "replay": ("core",),
     "config": ("core", "backends.durable"),
+    "bench": ("config",),
 }
 WIRING = {"cli", "logtools", "checktools", "story", "__main__", "__init__"}
 BANNED_IN_CORE = {

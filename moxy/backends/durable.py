@@ -13,6 +13,7 @@ A process that is killed loses nothing in any of them.
 """  # noqa: E501
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal, final
@@ -30,6 +31,7 @@ Durability = Literal["always", "everysec", "no"]
 
 STALL_MS_MAX: Final = 2000
 _SLICE_EVENTS: Final = 2000
+_BREATH_S: Final = 0.0001
 
 
 @final
@@ -155,7 +157,9 @@ class DurableBackend:
         mark, states = self._journal.mark(), self._memory.states()
         loop = asyncio.get_running_loop()
         try:
-            name = await loop.run_in_executor(self._keeper, self._journal.write_snapshot, states, mark, began_ms)
+            name = await loop.run_in_executor(
+                self._keeper, self._journal.write_snapshot, states, mark, began_ms, _breathe
+            )
             gone = await loop.run_in_executor(
                 self._keeper, self._journal.retain, began_ms, self._retain_bytes, self._retain_ms
             )
@@ -164,6 +168,11 @@ class DurableBackend:
             return
         took_ms = self._clock.now_ms() - began_ms
         self._say("snapshot.written", file=name, sequence=mark.sequence, took_ms=took_ms, dropped=len(gone))
+
+
+def _breathe() -> None:
+    """Hand the interpreter to the loop: a snapshot's thread would else keep it for a whole switch interval."""
+    time.sleep(_BREATH_S)
 
 
 @final

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -236,6 +237,18 @@ def test_a_snapshot_is_taken_when_the_log_has_grown_and_shortens_the_next_start(
     _, recovered = Journal.open(disk.crash(0), 7, T0, segment_bytes=1 << 14)
     assert (recovered.snapshot_sequence, recovered.events) == (60, 1)
     assert list(recovered.states["jobs"].ready) == list(world.memory.state_of("jobs").ready)
+
+
+def test_the_thread_of_a_snapshot_lets_the_loop_run_after_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(SimDisk())
+    for start in range(0, 3000, 500):
+        world.turn(*[Enqueue("jobs", b"x", task_id=f"t{start + n}") for n in range(500)])
+    sleeps: list[tuple[float, str]] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleeps.append((seconds, threading.current_thread().name)))
+    asyncio.run(world.backend._snapshot())
+    assert "snapshot.written" in world.news
+    assert len(sleeps) >= 3000 // 256, "a chunk holds 256 rows"
+    assert all(0 < seconds < 0.001 and "moxy-snapshot" in thread for seconds, thread in sleeps), sleeps[0]
 
 
 def test_a_clean_close_leaves_nothing_to_fold() -> None:

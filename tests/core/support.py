@@ -42,6 +42,7 @@ from moxy.core.ordered import Ordered
 from moxy.core.policy import Policy
 from moxy.core.reducer import apply, replay
 from moxy.core.state import QueueState
+from moxy.core.vicinity import broken_near
 
 T0 = 1_000_000
 DAY_MS = 24 * 60 * 60 * 1000
@@ -68,6 +69,7 @@ def check_step(before: QueueState, command: AnyCommand, decision: Decision) -> N
         assert after is before, f"I12: {command} has no event, yet it made another state"
         return
     assert broken_by(before, events, after) == []
+    assert broken_near(before, events, after) == []
     assert after.limbo == 0, "a task rests in expired or failed"
     assert dump(replay(events, before)) == dump(after), "I10"
     if isinstance(command, Fetch):

@@ -37,14 +37,18 @@ from moxy.core.state import Death, QueueState, Task
 from tests.core.support import T0, Q
 
 
-def scene() -> QueueState:
+def life() -> Q:
     """A queue with a task in every state, one with a TTL, and an id that is remembered."""
     q = Q(max_attempts=2).add("held", "dead", "rare").add("later", delay_ms=1000)
     q.add("gone", dedup_ms=1000).add("brief", ttl_ms=900)
     q.take(500)
     q.nack(q.take(500), kind="fatal")
     q.delete("gone")
-    return q.state
+    return q
+
+
+def scene() -> QueueState:
+    return life().state
 
 
 def with_task(s: QueueState, name: str, **changes: object) -> QueueState:

@@ -1,0 +1,279 @@
+"""One process that loads a server: connections in a closed loop, one epoll, as few steps per batch as Python allows.
+
+Lives here: the loop and its books. Must not: know one kind of server from another (drivers), or other processes (run).
+
+Each connection writes a batch of enqueues, waits for all their replies, then as many leases, then the acks of what it
+got, and so on until the process has done its share. Latency is from the write of a batch to the moment when each of
+its replies was read. The garbage collector is off: nothing here forms a cycle.
+"""
+
+import gc
+import os
+import select
+import socket
+import time
+from array import array
+from collections import Counter
+from multiprocessing.connection import Connection
+from typing import Final, final
+
+import msgspec
+
+from moxy.bench.drivers import DRIVERS, KEY_BYTES, Driver
+
+_SILENCE_S: Final = 20.0
+_RAW_BYTES_MAX: Final = 1 << 26
+_RECEIVE_BYTES: Final = 1 << 18
+ENQUEUE, LEASE, ACK = range(3)
+KINDS: Final = ("enqueue", "lease", "ack")
+
+
+class Failed(Exception):
+    """The server did not do what it should: one sentence."""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What one process has to do. Batches `first` to `first + warm_up + batches - 1` are its own.
+
+    `connections` are the queues of its connections, one each. `core`: where to run, -1 for anywhere.
+    """
+
+    driver: str
+    host: str
+    port: int
+    connections: tuple[bytes, ...]
+    nonce: bytes
+    pipeline: int
+    payload_bytes: int
+    first: int
+    warm_up: int
+    batches: int
+    core: int
+
+
+class Books(msgspec.Struct, frozen=True):
+    """What one process saw. Times in nanoseconds of the monotonic clock, which all processes share.
+
+    `latencies_us`: for enqueue, lease and ack, how many replies took so many microseconds. `numbers`: the tasks that
+    it got, warm-up included, as 64-bit integers in the order in which they came.
+    """
+
+    began_ns: int
+    ended_ns: int
+    cpu_ns: int
+    tasks: int
+    latencies_us: tuple[dict[int, int], dict[int, int], dict[int, int]]
+    numbers: bytes
+    foreign: int
+    failure: str
+
+
+@final
+class _Link:
+    """One connection and where it stands."""
+
+    __slots__ = ("batch", "chunks", "done", "driver", "lines", "phase", "rest", "sent_ns", "socket", "want")
+
+    def __init__(self, driver: Driver, address: socket.socket) -> None:
+        self.driver: Final = driver
+        self.socket: Final = address
+        self.phase = ACK
+        self.batch = 0
+        self.chunks: list[bytes] = []
+        self.lines = self.want = self.done = 0
+        self.sent_ns = 0
+        self.rest = b""
+
+
+def converse(connection: socket.socket, talk: list[tuple[bytes, bytes]]) -> None:
+    """Say each thing and check how its one-line (or short) answer begins. Raises Failed, OSError."""
+    for said, expected in talk:
+        connection.sendall(said)
+        answer = connection.recv(1 << 16)
+        if not answer.startswith(expected):
+            raise Failed(f"{said[:60]!r} was answered {answer[:120]!r}")
+
+
+def dial(host: str, port: int) -> socket.socket:
+    """A connection that sends at once. Raises OSError."""
+    connection = socket.create_connection((host, port), timeout=_SILENCE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+@final
+class Client:
+    """The connections of one process."""
+
+    def __init__(self, share: Share) -> None:
+        """Connects. Raises Failed, OSError."""
+        kind = DRIVERS[share.driver]
+        drivers = {
+            queue: kind(queue, share.nonce, share.pipeline, share.payload_bytes) for queue in set(share.connections)
+        }
+        self._share: Final = share
+        self._epoll: Final = select.epoll()
+        self._links: Final[dict[int, _Link]] = {}
+        for queue in share.connections:
+            link = _Link(drivers[queue], dial(share.host, share.port))
+            converse(link.socket, link.driver.greet())
+            link.socket.setblocking(False)
+            self._links[link.socket.fileno()] = link
+            self._epoll.register(link.socket, select.EPOLLIN)
+        self._next = share.first
+        self._raw: list[tuple[Driver, bytes]] = []
+        self._raw_bytes = 0
+        self.numbers: Final = array("Q")
+        self.foreign = 0
+        self.latencies_us: tuple[Counter[int], Counter[int], Counter[int]] = (Counter(), Counter(), Counter())
+
+    def close(self) -> None:
+        self._epoll.close()
+        for link in self._links.values():
+            link.socket.close()
+
+    def drive(self, batches: int) -> None:
+        """Take so many batches through enqueue, lease and ack. Raises Failed, OSError."""
+        self.latencies_us = (Counter(), Counter(), Counter())
+        end = self._next + batches
+        live = 0
+        for link in self._links.values():
+            live += self._begin(link, end)
+        links, poll, clock = self._links, self._epoll.poll, time.perf_counter_ns
+        while live:
+            ready = poll(_SILENCE_S)
+            if not ready:
+                raise Failed(f"no reply for {_SILENCE_S:.0f} s")
+            for fd, mask in ready:
+                link = links[fd]
+                if mask & select.EPOLLOUT:
+                    self._send(link, link.rest)
+                if mask & ~select.EPOLLOUT:
+                    data = link.socket.recv(_RECEIVE_BYTES)
+                    now_ns = clock()
+                    if not data:
+                        raise Failed("the server closed a connection")
+                    replies = self._received(link, data, now_ns)
+                    if replies is not None and not self._go_on(link, replies, end):
+                        live -= 1
+
+    def _received(self, link: _Link, data: bytes, now_ns: int) -> bytes | None:
+        """Note what came, and return the replies of the batch when all of them are there."""
+        lines = link.lines + data.count(b"\r\n")
+        if link.chunks and data[:1] == b"\n" and link.chunks[-1][-1:] == b"\r":
+            lines += 1
+        driver, phase = link.driver, link.phase
+        done = lines // driver.lines[phase]
+        if done > link.done:
+            self.latencies_us[phase][(now_ns - link.sent_ns) // 1000] += done - link.done
+            link.done = done
+        if lines == link.want:
+            replies = b"".join((*link.chunks, data)) if link.chunks else data
+            if not replies.endswith(b"\r\n"):
+                raise Failed(f"something follows the last {KINDS[phase]} reply: {replies[-80:]!r}")
+            return replies
+        link.lines = lines
+        link.chunks.append(data)
+        if lines > link.want or driver.refused(data if len(link.chunks) == 1 else b"".join(link.chunks[-2:])):
+            raise Failed(f"a reply to {KINDS[phase]} is wrong: {_told(link.chunks)}")
+        return None
+
+    def _go_on(self, link: _Link, replies: bytes, end: int) -> bool:
+        """Check a whole batch of replies and send what comes next; False when there is nothing left to do."""
+        driver, phase = link.driver, link.phase
+        out: bytes | None = None
+        if phase == ENQUEUE:
+            if driver.enqueued(replies):
+                out = driver.leases
+        elif phase == LEASE:
+            out = driver.acks(replies)
+            self._raw.append((driver, replies))
+            self._raw_bytes += len(replies)
+            if self._raw_bytes > _RAW_BYTES_MAX:
+                self.read_keys()
+        elif driver.acked(replies):
+            return self._begin(link, end)
+        if out is None:
+            raise Failed(f"a reply to {KINDS[phase]} is wrong: {_told([replies])}")
+        self._say(link, phase + 1, out)
+        return True
+
+    def _begin(self, link: _Link, end: int) -> bool:
+        if self._next >= end:
+            return False
+        batch = self._next
+        self._next = batch + 1
+        self._say(link, ENQUEUE, link.driver.enqueues(batch))
+        return True
+
+    def _say(self, link: _Link, phase: int, out: bytes) -> None:
+        link.phase = phase
+        link.want = link.driver.lines[phase] * link.driver.pipeline
+        link.lines = link.done = 0
+        if link.chunks:
+            link.chunks.clear()
+        link.sent_ns = time.perf_counter_ns()
+        self._send(link, out)
+
+    def _send(self, link: _Link, out: bytes) -> None:
+        try:
+            sent = link.socket.send(out)
+        except BlockingIOError:
+            sent = 0
+        waited = bool(link.rest)
+        link.rest = out[sent:]
+        if bool(link.rest) != waited:
+            self._epoll.modify(link.socket, select.EPOLLIN | (select.EPOLLOUT if link.rest else 0))
+
+    def read_keys(self) -> None:
+        """Whose payloads came: into `numbers`, or counted as foreign."""
+        share = self._share
+        for driver, replies in self._raw:
+            keys = driver.keys(replies)
+            self.foreign += driver.pipeline - len(keys)
+            for key in keys:
+                if key[:8] == share.nonce and len(key) == KEY_BYTES:
+                    self.numbers.append(int(key[8:20], 16) * share.pipeline + int(key[20:], 16))
+                else:
+                    self.foreign += 1
+        self._raw.clear()
+        self._raw_bytes = 0
+
+
+def _told(chunks: list[bytes]) -> str:
+    """The first line that looks like an error, or else the beginning."""
+    data = b"".join(chunks)
+    at = 0 if data[:1] in (b"-", b"_") else data.find(b"\r\n-") + 2
+    return repr(data[at if at > 1 else 0 :][:120])
+
+
+def work(share: Share, pipe: Connection) -> None:
+    """The life of the process: connect, warm up, say so, wait for the word, do the share, hand over the books."""
+    began_ns = ended_ns = cpu_ns = 0
+    client: Client | None = None
+    failure = ""
+    try:
+        if share.core >= 0:
+            os.sched_setaffinity(0, {share.core})
+        gc.disable()
+        client = Client(share)
+        client.drive(share.warm_up)
+        pipe.send(b"")
+        pipe.recv()
+        cpu_ns, began_ns = time.process_time_ns(), time.perf_counter_ns()
+        client.drive(share.batches)
+        ended_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns() - cpu_ns
+        client.read_keys()
+    except (Failed, OSError) as error:
+        failure = str(error) or type(error).__name__
+    except EOFError:
+        return  # whoever started this is gone
+    tasks = share.batches * share.pipeline
+    if client is None:
+        books = Books(0, 0, 0, 0, ({}, {}, {}), b"", 0, failure)
+    else:
+        enqueue, lease, ack = (dict(counter) for counter in client.latencies_us)
+        numbers, foreign = client.numbers.tobytes(), client.foreign
+        books = Books(began_ns, ended_ns, cpu_ns, tasks, (enqueue, lease, ack), numbers, foreign, failure)
+        client.close()
+    pipe.send(msgspec.msgpack.encode(books))
