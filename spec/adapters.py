@@ -45,11 +45,12 @@ from moxy.core.ids import split_lease_id
 from moxy.core.reducer import replay
 from moxy.core.state import QueueState, Task
 from moxy.core.views import show
+from moxy.requests import Request
 from moxy.server.connection import Connection
 from moxy.server.greetings import Greetings
 from moxy.server.session import Session
 from moxy.server.tcp import Server
-from moxy.service import Request, Service
+from moxy.service import Service
 from moxy.wire.resp import Error, NullArray, Simple, Value
 from moxy.wire.table import Row, find
 from spec import system
@@ -555,7 +556,7 @@ class ConnectionSystem(_OverService[_Talker]):
     def _read(self, talker: _Talker) -> None:
         for part in cut(talker.connection.take_output(), self._chance):
             talker.decoder.feed(part)
-        talker.connection.unsent_leases.clear()
+        talker.connection.unsent.clear()
         assert not talker.connection.proceed(), "something was held back that nobody sent"
 
 

@@ -14,10 +14,11 @@ from typing import Final, Protocol, cast, final
 
 from moxy.backends.base import Backend, Clock
 from moxy.core.events import AnyEvent
+from moxy.requests import Turn
 from moxy.server.connection import Connection
 from moxy.server.greetings import Greetings
 from moxy.server.session import Session
-from moxy.service import Service, Turn
+from moxy.service import Service
 
 OUTPUT_BYTES_MAX: Final = 256 * 1024 * 1024
 """Replies that may wait for a client that does not read; beyond it the client is cut off."""
@@ -245,7 +246,7 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._unwritten = False
         if self._connection is not None:
-            self._connection.unsent_leases.clear()
+            self._connection.unsent.clear()
             self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -283,7 +284,7 @@ class Link(asyncio.Protocol):
         if transport.is_closing():  # a write to a peer that is gone closes it
             return False
         if not self._unwritten:
-            connection.unsent_leases.clear()
+            connection.unsent.clear()
         return True
 
     def _end_or_read_on(self, connection: Connection, transport: asyncio.Transport) -> None:
