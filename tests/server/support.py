@@ -415,6 +415,17 @@ def until(ask: Callable[[], T], wanted: Callable[[T], bool]) -> T:
     raise AssertionError(f"never came: the last answer was {answer!r}")
 
 
+def until_still(ask: Callable[[], T]) -> T:
+    """Ask over a socket until the answer has been the same for many round trips."""
+    answer, same = ask(), 0
+    for _ in range(20_000):
+        last, answer = answer, ask()
+        same = same + 1 if answer == last else 0
+        if same == 300:
+            return answer
+    raise AssertionError(f"never came to rest: the last answer was {answer!r}")
+
+
 def until_blocked(client: Client, count: int) -> None:
     """Until so many clients of the server wait."""
     until(lambda: server_info(client)["blocked_clients"], lambda blocked: blocked == str(count))
