@@ -10,6 +10,7 @@ import msgspec
 
 from moxy.backends.durable import Durability
 from moxy.core.policy import RANGES, Policy
+from moxy.server.doors import Form
 
 
 class ConfigError(ValueError):
@@ -29,6 +30,8 @@ class ServeConfig(msgspec.Struct, frozen=True):
     max_attempts: int = Policy().max_attempts
     password: str = ""
     clients_max: int = 20_000
+    form: Form = "auto"
+    busy_poll_us: int = 0
     log_level: str = "info"
     log_format: str = "auto"
 

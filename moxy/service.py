@@ -111,6 +111,10 @@ class Service:
         """Take a request into the next turn."""
         self._inbox.append(request)
 
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Take requests into the next turn, in their order."""
+        self._inbox += requests
+
     def disconnected(self, client: Client) -> None:
         """A client is gone (`client.closed` is set): drop its waiter, and release its bound leases in the next turn."""
         arrival = self._blocked.get(client)

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "observe": ("core",),
     "sources": (),
     "replay": ("core",),
-    "config": ("core", "backends.durable"),
+    "config": ("core", "backends.durable", "server.doors"),
 }
 WIRING = {"cli", "logtools", "story", "__main__", "__init__"}
 BANNED_IN_CORE = {

@@ -169,6 +169,11 @@ class Connection:
         return self.closing and not self._slots
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether everything that was said is answered, and the conversation goes on."""
+        return not self._slots and not self._held_back and not self.closing
+
+    @property
     def has_output(self) -> bool:
         """Whether there is a reply that can be written."""
         if not self._slots:

@@ -10,12 +10,20 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol, final
 
-from moxy.server.epoll import Driver, Tick
-
 Form = Literal["auto", "epoll", "asyncio"]
 """Who looks after the sockets: the tick, or a transport of the loop for each. auto: the tick where there is epoll."""
 
 _BACKLOG: Final = 1024
+
+
+class Driver(Protocol):
+    """Who turns what was read into replies."""
+
+    def hold_turn(self) -> None:
+        """Reading begins: no turn until `run_turn`."""
+
+    def run_turn(self) -> bool:
+        """All that was ready has been read: run a turn if one is wanted. False: it goes on beside the loop."""
 
 
 class Door(Protocol):
@@ -62,6 +70,8 @@ def open_door(form: Form, driver: Driver, make_protocol: Callable[[], asyncio.Pr
     """The door of that form, in the running loop."""
     loop = asyncio.get_running_loop()
     if form == "epoll" or (form == "auto" and hasattr(select, "epoll")):
+        from moxy.server.epoll import Tick  # not before: elsewhere there is nothing to import in it
+
         return Tick(loop, driver, make_protocol, busy_poll_us)
     return LoopDoor(loop, make_protocol)
 

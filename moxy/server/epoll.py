@@ -15,7 +15,9 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, cast, final
+from typing import Final, cast, final
+
+from moxy.server.doors import Driver
 
 _EVENTS_MAX: Final = 1024
 _ACCEPTS_MAX: Final = 256
@@ -23,20 +25,12 @@ _ACCEPT_AGAIN_S: Final = 1.0
 _READ_BYTES_MIN: Final = 448
 """With the header of a bytes object this is just what the interpreter's own allocator serves."""
 _READ_BYTES_MAX: Final = 64 * 1024
+_CAN_READ: Final = select.EPOLLIN
+"""All that is to be said of most sockets."""
 _LOOP_WAITS_S_MAX: Final = 0.005
 """How long busy polling keeps timers, signals and threads' results waiting."""
 _GATHER_PASSES_MAX: Final = 64
 _FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-
-class Driver(Protocol):
-    """Who turns what was read into replies."""
-
-    def hold_turn(self) -> None:
-        """Reading begins: no turn until `run_turn`."""
-
-    def run_turn(self) -> bool:
-        """All that was ready has been read: run a turn if one is wanted. False: it goes on beside the loop."""
 
 
 @final
@@ -123,7 +117,10 @@ class Tick:
             pipe = pipes.get(fd)
             if pipe is not None:
                 try:
-                    pipe.serve(happened)
+                    if happened == _CAN_READ:
+                        pipe.read()
+                    else:
+                        pipe.serve(happened)
                 except Exception as error:  # a bug: it costs this client its connection, as asyncio does it
                     self._loop.call_exception_handler({"message": "a client could not be served", "exception": error})
                     pipe.abort()
@@ -199,32 +196,19 @@ class Pipe:
     # What the tick calls
 
     def serve(self, happened: int) -> None:
-        """Read or write, as the kernel says one can."""
+        """Read, write or end, as the kernel says one can."""
         if happened & select.EPOLLOUT and self._unwritten is not None:
             self._write_on()
         if self._lost:
             return
         if self._reading:
             if happened & ~select.EPOLLOUT:
-                self._read()
+                self.read()
         elif happened & (select.EPOLLERR | select.EPOLLHUP):
             self.lose(ConnectionResetError(errno.ECONNRESET, "the client is gone"))
 
-    def lose(self, error: Exception | None) -> None:
-        """It is over: nothing more is read or written."""
-        if self._lost:
-            return
-        self._lost = self._closing = True
-        self._reading = False
-        self._unwritten = None
-        self._epoll.unregister(self._fd)
-        del self._pipes[self._fd]
-        try:
-            self._protocol.connection_lost(error)
-        finally:
-            self._socket.close()
-
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Hand what has arrived to the protocol; not all at once, so that nobody keeps the others waiting."""
         size = self._read_bytes
         try:
             data = os.read(self._fd, size)
@@ -245,6 +229,20 @@ class Pipe:
             self._watch()
         else:
             self.close()
+
+    def lose(self, error: Exception | None) -> None:
+        """It is over: nothing more is read or written."""
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        self._reading = False
+        self._unwritten = None
+        self._epoll.unregister(self._fd)
+        del self._pipes[self._fd]
+        try:
+            self._protocol.connection_lost(error)
+        finally:
+            self._socket.close()
 
     def _write_on(self) -> None:
         """Write more of what the kernel did not take before."""

@@ -332,8 +332,7 @@ class Link(asyncio.Protocol):
         connection = self._connection
         if connection is None:
             return
-        for request in connection.receive(data):
-            self._server.service.submit(request)
+        self._server.service.submit_all(connection.receive(data))
         self._server.touch(self)
         if connection.is_full:
             self._pause()
@@ -372,10 +371,11 @@ class Link(asyncio.Protocol):
             output = connection.take_output()
             if output and not self._write(connection, transport, output):
                 return
+            if connection.is_at_rest and self._reading:
+                return  # nearly always
             requests = connection.proceed()
-            for request in requests:
-                self._server.service.submit(request)
             if requests:
+                self._server.service.submit_all(requests)
                 self._server.touch(self)
             going = connection.has_output
         self._end_or_read_on(connection, transport)
@@ -383,7 +383,7 @@ class Link(asyncio.Protocol):
     def _write(self, connection: Connection, transport: asyncio.Transport, output: bytes) -> bool:
         """Whether the peer is still there to write to."""
         transport.write(output)
-        if transport.get_write_buffer_size() > self._server.output_bytes_max:
+        if self._unwritten and transport.get_write_buffer_size() > self._server.output_bytes_max:
             self._server.say("client.cut_off", peer=connection.session.peer, why="does not read its replies")
             transport.abort()
             return False
