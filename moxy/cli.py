@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import secrets
+import select
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ from moxy.journal.errors import JournalError
 from moxy.journal.journal import Journal
 from moxy.journal.recovery import Progress
 from moxy.observe.logs import LEVELS, EventLog, configure
+from moxy.server.doors import Form
 from moxy.server.tcp import Journalist, Server
 from moxy.sources import RandomIds, SystemClock
 
@@ -137,6 +139,23 @@ def cli() -> None:
     help="Connections at a time.",
 )
 @click.option(
+    "--event-loop",
+    envvar="MOXY_EVENT_LOOP",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "epoll", "asyncio"]),
+    help="Who looks after the sockets: one epoll for all, or asyncio for each. auto: epoll where there is one.",
+)
+@click.option(
+    "--busy-poll-us",
+    envvar="MOXY_BUSY_POLL_US",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 1_000_000),
+    metavar="MICROSECONDS",
+    help="Poll for so long after the last event before sleeping: quicker replies, for a busy core (epoll only).",
+)
+@click.option(
     "--log-level", envvar="MOXY_LOG_LEVEL", default="info", show_default=True, type=click.Choice(list(LEVELS))
 )
 @click.option(
@@ -161,6 +180,8 @@ def serve(
     max_attempts: int,
     requirepass: str,
     max_clients: int,
+    event_loop: Form,
+    busy_poll_us: int,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -178,6 +199,8 @@ def serve(
     for flag, value in redis_flags.items():
         if value is not None and backend != "redis":
             raise ConfigError(f"{flag} is about Redis: add --backend redis")
+    if busy_poll_us and (event_loop == "asyncio" or not hasattr(select, "epoll")):
+        raise ConfigError("--busy-poll-us needs epoll: Linux, and an --event-loop that is not asyncio")
     for flag, given in (
         ("--durability", durability),
         ("--retain-bytes", retain_bytes),
@@ -200,6 +223,8 @@ def serve(
         max_attempts=max_attempts,
         password=requirepass,
         clients_max=max_clients,
+        form=event_loop,
+        busy_poll_us=busy_poll_us,
         log_level=log_level,
         log_format=log_format,
     )
@@ -236,7 +261,14 @@ async def run_server(config: ServeConfig) -> None:
 
     clock, backend, orphans = await open_redis(config, say) if config.redis else open_backend(config, say)
     server = Server(
-        backend, clock, say, [EventLog(logger, config.log_level)], config.password, clients_max=config.clients_max
+        backend,
+        clock,
+        say,
+        [EventLog(logger, config.log_level)],
+        config.password,
+        clients_max=config.clients_max,
+        form=config.form,
+        busy_poll_us=config.busy_poll_us,
     )
     server.service.orphaned(orphans)
     try:

@@ -400,6 +400,8 @@ class World:
 
     def _drained(self) -> bool:
         assert self.memory is not None
+        if self.memory.uncommitted:
+            return False  # a turn is still on its way to the disk
         states = [self.memory.state_of(queue) for queue in QUEUES]
         return not any(len(s.ready) + len(s.scheduled) + len(s.processing) for s in states)
 

@@ -30,12 +30,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "wire": ("core",),
     "journal": ("core",),
     "backends": ("core", "journal"),
-    "service": ("core", "backends.base"),
-    "server": ("core", "wire", "service", "backends.base"),
+    "requests": ("core", "backends.base"),
+    "service": ("core", "backends.base", "requests"),
+    "server": ("core", "wire", "requests", "service", "backends.base"),
     "observe": ("core",),
     "sources": (),
     "replay": ("core",),
-    "config": ("core", "backends.durable"),
+    "config": ("core", "backends.durable", "backends.redis.address", "server.doors"),
     "bench": ("config",),
 }
 WIRING = {"cli", "logtools", "checktools", "story", "__main__", "__init__"}

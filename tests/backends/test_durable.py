@@ -19,7 +19,8 @@ from moxy.core.events import Acked, Enqueued, Leased
 from moxy.core.ids import split_lease_id
 from moxy.journal.errors import LogFailed
 from moxy.journal.journal import Journal
-from moxy.service import Request, Service
+from moxy.requests import Request
+from moxy.service import Service
 from spec.simdisk import FaultyDisk, SimDisk
 
 T0 = 1_000_000
