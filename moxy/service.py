@@ -46,7 +46,7 @@ from moxy.core.events import (
     Requeued,
 )
 from moxy.core.ids import split_lease_id
-from moxy.core.ordered import EMPTY, Key
+from moxy.core.order import Key, Order
 from moxy.core.policy import COUNT_MAX
 
 _QUIET_MS: Final = 100
@@ -105,7 +105,7 @@ class Service:
         self._reading: dict[str, dict[int, _Waiter]] = {}
         self._blocked: dict[Client, int] = {}
         self._waiters: dict[int, _Waiter] = {}
-        self._timeouts = EMPTY
+        self._timeouts: Final[Order[Key]] = Order()
         self._arrivals = 0
         self._newcomers: list[int] = []
         self._woken: dict[str, None] = {}
@@ -381,7 +381,7 @@ class Service:
         for queue in queues:
             lines.setdefault(queue, {})[arrival] = waiter
         if key is not None:
-            self._timeouts = self._timeouts.add(key)
+            self._timeouts.add(key)
 
     def _forget_waiter(self, arrival: int) -> _Waiter:
         waiter = self._waiters.pop(arrival)
@@ -392,7 +392,7 @@ class Service:
             if not line:
                 del lines[queue]
         if waiter.key is not None:
-            self._timeouts = self._timeouts.remove(waiter.key)
+            self._timeouts.remove(waiter.key)
         assert waiter.request.client is not None
         del self._blocked[waiter.request.client]
         return waiter

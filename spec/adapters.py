@@ -43,7 +43,8 @@ from moxy.core.errors import Refused
 from moxy.core.events import Leased, ReleaseCause
 from moxy.core.ids import split_lease_id
 from moxy.core.reducer import replay
-from moxy.core.state import QueueState, Task
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task
 from moxy.core.views import show
 from moxy.server.connection import Connection
 from moxy.server.greetings import Greetings

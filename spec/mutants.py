@@ -111,9 +111,9 @@ class Mutant:
         return text.replace(self.old, self.new)
 
 
-_REDUCER: Final = "moxy/core/reducer.py"
+_EFFECTS: Final = "moxy/core/effects.py"
+_HEART: Final = "moxy/core/heart.py"
 _DECIDER: Final = "moxy/core/decider.py"
-_STATE: Final = "moxy/core/state.py"
 _SERVICE: Final = "moxy/service.py"
 _MEMORY: Final = "moxy/backends/memory.py"
 _DURABLE: Final = "moxy/backends/durable.py"
@@ -146,8 +146,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "expiry-one-late",
             "A lease is still held at its deadline, and expires only after it.",
             _DECIDER,
-            "(key := state.processing.first()) and key[0] <= d.now_ms",
-            "(key := state.processing.first()) and key[0] < d.now_ms",
+            "(key := h.processing.first()) and key[0] <= d.now_ms",
+            "(key := h.processing.first()) and key[0] < d.now_ms",
             _SHAPE,
         ),
         Mutant(
@@ -174,7 +174,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "token-reused",
             "The counter of fencing tokens stands still, so two leases share one.",
-            _REDUCER,
+            _EFFECTS,
             "leased=s.totals.leased + 1), last_token=e.token)",
             "leased=s.totals.leased + 1))",
             _SHAPE,
@@ -200,7 +200,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "attempt-not-counted",
             "An expiry uses up no attempt.",
-            _REDUCER,
+            _EFFECTS,
             "replace(t, attempts=t.attempts + 1, expiries=",
             "replace(t, attempts=t.attempts, expiries=",
             _SHAPE,
@@ -216,7 +216,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "undelivered-charged",
             "A reply that could not be written costs the task an attempt.",
-            _REDUCER,
+            _EFFECTS,
             'if e.cause == "disconnect":',
             'if e.cause != "worker":',
             _PURE,
@@ -224,7 +224,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "redrive-keeps-attempts",
             "A redriven task comes back with its attempts used up.",
-            _REDUCER,
+            _EFFECTS,
             "tally=replace(old.tally, attempts=0),",
             "tally=old.tally,",
             _PURE,
@@ -241,7 +241,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "requeued-at-the-end",
             "A task that comes back goes behind the backlog instead of to its place.",
-            _REDUCER,
+            _EFFECTS,
             'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms)',
             'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms, place=s.next_number)',
             _SHAPE,
@@ -249,7 +249,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "redriven-at-its-old-place",
             "A redriven task goes to its old place, ahead of fresh work.",
-            _REDUCER,
+            _EFFECTS,
             "        place=e.place,\n",
             "",
             _PURE,
@@ -339,7 +339,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "purge-forgets-dedup",
             "A purge drops the ids of its tasks together with them, so their DEDUP windows end early.",
-            _REDUCER,
+            _EFFECTS,
             "        s = _keep(s, e, task, None, replace(s.totals, deleted=s.totals.deleted + 1))\n",
             "        s = _keep(s, e, task, None, replace(s.totals, deleted=s.totals.deleted + 1))\n"
             "        s = _without_memory_of(s, task.task_id)\n",
@@ -348,7 +348,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "purge-leaves-the-name",
             "A deleted or purged task leaves its id behind.",
-            _REDUCER,
+            _EFFECTS,
             "        numbers = numbers.delete(old.task_id)\n",
             "",
             _SHAPE,
