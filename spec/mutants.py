@@ -154,11 +154,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "ack-ignores-its-lease",
             "An ACK with a void lease completes a task that another worker holds.",
             _DECIDER,
-            "    task, _ = _held(d.state, c)\n"
+            "    task, _ = _held(d.heart, c)\n"
             "    d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id))\n",
-            "    task = d.state.tasks.get(c.number)\n"
+            "    task = d.heart.tasks.get(c.number)\n"
             "    if task is None or task.lease is None:\n"
-            "        _refuse_void(d.state, task, c)\n"
+            "        _refuse_void(d.heart, task, c)\n"
             "    d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, task.lease.lease_id))\n",
             _SHAPE,
         ),
@@ -167,7 +167,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "An ACK after the deadline is refused although the lease has not been expired yet.",
             _DECIDER,
             "task.lease is not None and task.lease.lease_id == c.lease_id:\n        return",
-            "task.lease is not None and task.lease.lease_id == c.lease_id and task.lease.deadline_ms > state.at_ms:\n"
+            "task.lease is not None and task.lease.lease_id == c.lease_id and task.lease.deadline_ms > h.at_ms:\n"
             "        return",
             _SHAPE,
         ),
@@ -175,8 +175,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "token-reused",
             "The counter of fencing tokens stands still, so two leases share one.",
             _EFFECTS,
-            "leased=s.totals.leased + 1), last_token=e.token)",
-            "leased=s.totals.leased + 1))",
+            "    h.last_token = token\n",
+            "",
             _SHAPE,
         ),
         Mutant(
@@ -243,7 +243,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "A task that comes back goes behind the backlog instead of to its place.",
             _EFFECTS,
             'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms)',
-            'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms, place=s.next_number)',
+            'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms, place=h.next_number)',
             _SHAPE,
         ),
         Mutant(
@@ -257,17 +257,17 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "priority-reversed",
             "The least urgent task is leased first.",
-            _STATE,
-            "(PRIORITY_MAX - task.priority, task.place, task.number)",
-            "(task.priority, task.place, task.number)",
+            _HEART,
+            "for lane in reversed(lanes) if",
+            "for lane in lanes if",
             _SHAPE,
         ),
         Mutant(
             "redrive-newest-first",
             "A bulk redrive begins with the youngest death.",
             _DECIDER,
-            "zip(d.state.in_state(lifecycle.DEAD), range(c.count), strict=False)",
-            "zip(reversed(list(d.state.in_state(lifecycle.DEAD))), range(c.count), strict=False)",
+            "for key in d.heart.dead.following(None, c.count)]",
+            "for key in d.heart.dead.following(None, 1 << 60)[: -c.count - 1 : -1]]",
             _PURE,
         ),
         # Time
@@ -316,14 +316,14 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "pause-ignored",
             "A paused queue goes on leasing.",
             _DECIDER,
-            "while len(deliveries) < c.count and not d.state.paused:",
+            "while len(deliveries) < c.count and not d.heart.paused:",
             "while len(deliveries) < c.count:",
             _SHAPE,
         ),
         Mutant(
             "dedup-window-ignored",
             "An id is forgotten with its task, whatever its DEDUP says.",
-            _STATE,
+            _HEART,
             "return memory is not None and now_ms < memory[0]",
             "return False",
             _SHAPE,
@@ -331,7 +331,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "dedup-window-one-long",
             "An id is still known at the very end of its window.",
-            _STATE,
+            _HEART,
             "return memory is not None and now_ms < memory[0]",
             "return memory is not None and now_ms <= memory[0]",
             _SHAPE,
@@ -340,16 +340,15 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "purge-forgets-dedup",
             "A purge drops the ids of its tasks together with them, so their DEDUP windows end early.",
             _EFFECTS,
-            "        s = _keep(s, e, task, None, replace(s.totals, deleted=s.totals.deleted + 1))\n",
-            "        s = _keep(s, e, task, None, replace(s.totals, deleted=s.totals.deleted + 1))\n"
-            "        s = _without_memory_of(s, task.task_id)\n",
+            "        _remember(h, task, e.at_ms, changes)\n",
+            "        _forget_lapsed(h, e.at_ms, changes)\n",
             _SHAPE,
         ),
         Mutant(
             "purge-leaves-the-name",
             "A deleted or purged task leaves its id behind.",
-            _EFFECTS,
-            "        numbers = numbers.delete(old.task_id)\n",
+            _HEART,
+            "                del self.names[old.task_id]\n",
             "",
             _SHAPE,
         ),
@@ -357,8 +356,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "scheduled-not-counted",
             "max_ready does not count tasks that are delayed.",
             _DECIDER,
-            "waiting = len(state.ready) + len(state.scheduled)",
-            "waiting = len(state.ready)",
+            "waiting = h.ready_count() + len(h.scheduled)",
+            "waiting = h.ready_count()",
             ("core", "machine"),
         ),
         Mutant(
@@ -528,9 +527,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "snapshot-misses-scheduled-tasks",
             "A state from a snapshot does not know which of its tasks are scheduled.",
-            _SNAPSHOTS,
-            "            ordered.ordered(places[SCHEDULED]),\n",
-            "            ordered.EMPTY,\n",
+            _HEART,
+            "Order(places[SCHEDULED])",
+            "Order()",
             ("failures", "journal", "simulate"),
         ),
         Mutant(
