@@ -10,7 +10,7 @@ import msgspec
 from moxy.backends.base import Outcome
 from moxy.core.commands import FetchAny, Intent, ReadEvents
 from moxy.core.events import AnyEvent
-from moxy.core.ordered import Key
+from moxy.core.order import Key
 
 
 class Client(Protocol):

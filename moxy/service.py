@@ -43,7 +43,7 @@ from moxy.core.events import (
     Requeued,
 )
 from moxy.core.ids import split_lease_id
-from moxy.core.ordered import EMPTY
+from moxy.core.order import Key, Order
 from moxy.core.policy import COUNT_MAX
 from moxy.requests import Client, Request, Turn, Waiter
 
@@ -70,7 +70,7 @@ class Service:
         self._reading: dict[str, dict[int, Waiter]] = {}
         self._blocked: dict[Client, int] = {}
         self._waiters: dict[int, Waiter] = {}
-        self._timeouts = EMPTY
+        self._timeouts: Final[Order[Key]] = Order()
         self._arrivals = 0
         self._newcomers: list[int] = []
         self._woken: dict[str, None] = {}
@@ -379,7 +379,7 @@ class Service:
         for queue in queues:
             lines.setdefault(queue, {})[arrival] = waiter
         if key is not None:
-            self._timeouts = self._timeouts.add(key)
+            self._timeouts.add(key)
 
     def _forget_waiter(self, arrival: int) -> Waiter:
         waiter = self._waiters.pop(arrival)
@@ -390,7 +390,7 @@ class Service:
             if not line:
                 del lines[queue]
         if waiter.key is not None:
-            self._timeouts = self._timeouts.remove(waiter.key)
+            self._timeouts.remove(waiter.key)
         assert waiter.request.client is not None
         del self._blocked[waiter.request.client]
         return waiter

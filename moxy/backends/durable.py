@@ -150,15 +150,15 @@ class DurableBackend:
         self._sync_began_ms = None
 
     async def _snapshot(self) -> None:
-        """From states that stay as they are, in a thread: commands go on meanwhile."""
+        """From images of the queues, in a thread: commands go on meanwhile."""
         if not self._journal.events_since_snapshot:
             return
         began_ms = self._clock.now_ms()
-        mark, states = self._journal.mark(), self._memory.states()
+        mark, images = self._journal.mark(), self._memory.images()
         loop = asyncio.get_running_loop()
         try:
             name = await loop.run_in_executor(
-                self._keeper, self._journal.write_snapshot, states, mark, began_ms, _breathe
+                self._keeper, self._journal.write_snapshot, images, mark, began_ms, _breathe
             )
             gone = await loop.run_in_executor(
                 self._keeper, self._journal.retain, began_ms, self._retain_bytes, self._retain_ms

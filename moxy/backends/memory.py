@@ -14,12 +14,14 @@ from moxy.backends.base import Clock, Done, IdSource, Outcome
 from moxy.backends.recent import Recent
 from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, Info, ListQueues, ReadEvents, ReadHistory, Tick
-from moxy.core.decider import Decision, decide
+from moxy.core.decider import decide
+from moxy.core.decision import Decision
 from moxy.core.errors import ERR, NOTASK, Refused
 from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.globs import matches
 from moxy.core.policy import Policy
-from moxy.core.state import QueueState, Totals
+from moxy.core.state import QueueState
+from moxy.core.tasks import Image, Totals
 
 _DUE_SLACK: Final = 64
 """Entries of the order of due times that may be out of date before it is made anew."""
@@ -136,8 +138,12 @@ class MemoryBackend:
         return {"backend": "memory", "durability": "none", "queues": len(self._queues)}
 
     def states(self) -> dict[str, QueueState]:
-        """All queues as they are now: values that stay valid, whatever happens next."""
+        """All queues as they are now: values that stay valid. For this thread, and not to keep: see core/state."""
         return dict(self._queues)
+
+    def images(self) -> list[Image]:
+        """All queues as they are now, as copies: for a thread, or to keep."""
+        return [state.image() for state in self._queues.values()]
 
     def state_of(self, queue: str) -> QueueState:
         """The queue as it is; one that does not exist yet is an empty one with the policy it would be born with."""

@@ -28,9 +28,11 @@ from moxy.core.events import (
     Requeued,
     TaskEvent,
 )
+from moxy.core.heart import place_of, ttl_place_of
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
-from moxy.core.ordered import Key
-from moxy.core.state import QueueState, Task, Totals, place_of, ttl_place_of
+from moxy.core.order import Key
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task, Totals
 from moxy.core.views import max_attempts
 
 Check = Callable[[QueueState], str | None]
@@ -223,8 +225,9 @@ def buried_for_a_reason(before: QueueState, events: Sequence[AnyEvent], after: Q
                 return f"I9: {event!r}, but its TTL runs until {task.expires_ms}"
             if event.cause == "attempts" and not (same and _charges(previous)):
                 return f"I9: {event!r} without a failed delivery"
-            if event.cause == "attempts" and task and not 0 < max_attempts(after, task) <= task.tally.attempts:
-                return f"I9: {event!r}, but {task.tally.attempts} of {max_attempts(after, task)} attempts are used up"
+            most = max_attempts(after.policy, task) if task else 0
+            if event.cause == "attempts" and task and not 0 < most <= task.tally.attempts:
+                return f"I9: {event!r}, but {task.tally.attempts} of {most} attempts are used up"
         previous = event
     return None
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from moxy.core.events import Acked, AnyEvent, Deleted, Leased, Purged, TaskEvent
+from moxy.core.heart import place_of, ttl_place_of
 from moxy.core.invariants import (
     StepCheck,
     buried_for_a_reason,
@@ -21,8 +22,9 @@ from moxy.core.invariants import (
     sequence,
     told_attempts,
 )
-from moxy.core.ordered import Key, Ordered
-from moxy.core.state import QueueState, Task, in_limbo, place_of, ttl_place_of
+from moxy.core.lifecycle import EXPIRED, FAILED
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task
 
 STEP_CHECKS: Final[tuple[StepCheck, ...]] = (
     rising_tokens,
@@ -53,30 +55,33 @@ def broken_near(before: QueueState, events: Sequence[AnyEvent], after: QueueStat
         found.append("I14: the ids and the tasks differ")
     leased = {event.number: event.token for event in events if isinstance(event, Leased)}
     gone = {event.number for event in events if isinstance(event, Acked | Deleted)}
-    for number in sorted(touched(before, events)):
-        old, new = before.tasks.get(number), after.tasks.get(number)
+    numbers = sorted(touched(before, events))
+    # First all of the one state, then all of the other: to change over costs the step between them.
+    olds = [before.tasks.get(number) for number in numbers]
+    first_new = before.next_number
+    for number, old, new in zip(numbers, olds, [after.tasks.get(number) for number in numbers], strict=True):
         if new is not None and number in gone:
             found.append(f"I5: task {new.task_id!r} is gone and still there")
         if new is not None:
-            found.extend(_odd_task(before, after, old, new, leased.get(number)))
+            found.extend(_odd_task(first_new, after, old, new, leased.get(number)))
         if old is not None:
             found.extend(_left_behind(after, old, new))
     return found
 
 
-def _odd_task(before: QueueState, after: QueueState, old: Task | None, task: Task, token: int | None) -> Iterable[str]:
+def _odd_task(first_new: int, after: QueueState, old: Task | None, task: Task, token: int | None) -> Iterable[str]:
     """What is wrong with a touched task that is there after the step."""
     name = task.task_id
     if sentence := _odd(task):
         yield sentence
-    elif not in_limbo(task):
-        if not _holds(after.order_of(task.state), place_of(task)):
+    elif not _in_limbo(task):
+        if place_of(task) not in after.order_of(task.state):
             yield f"I7: task {name!r} is {task.state}, but not in that order"
-        if (ttl := ttl_place_of(task)) and not _holds(after.expiring, ttl):
+        if (ttl := ttl_place_of(task)) and ttl not in after.expiring:
             yield f"I7: the TTL of task {name!r} is not in the order of TTLs"
     if task.token > after.last_token or task.token != (token or (old.token if old else 0)):
         yield f"I3: task {name!r} has token {task.token}, the last one given is {after.last_token}"
-    if old is None and task.number < before.next_number:
+    if old is None and task.number < first_new:
         yield f"I5: task {name!r} came back"
     if task.number >= after.next_number:
         yield "I5: a task has a number that was not given yet"
@@ -90,12 +95,12 @@ def _left_behind(after: QueueState, old: Task, new: Task | None) -> Iterable[str
     """What is still there of a task as it was before the step, and should not be."""
     if new is None and after.numbers.get(old.task_id) == old.number:
         yield f"I14: the id {old.task_id!r} leads to a task that is gone"
-    if not in_limbo(old) and not _odd(old) and _holds(after.order_of(old.state), place_of(old)):
+    if not _in_limbo(old) and not _odd(old) and place_of(old) in after.order_of(old.state):
         stays = new is not None and new.state == old.state and not _odd(new) and place_of(new) == place_of(old)
         if not stays:
             yield f"I7: task {old.task_id!r} still stands in the order of {old.state} tasks"
     ttl = ttl_place_of(old)
-    if ttl is not None and _holds(after.expiring, ttl) and (new is None or ttl_place_of(new) != ttl):
+    if ttl is not None and ttl in after.expiring and (new is None or ttl_place_of(new) != ttl):
         yield f"I7: the TTL of task {old.task_id!r} still stands in the order of TTLs"
 
 
@@ -104,5 +109,6 @@ def _odd(task: Task) -> str | None:
     return odd_lease(task) or odd_death(task)
 
 
-def _holds(order: Ordered, key: Key) -> bool:
-    return next(order.since(key), None) == key
+def _in_limbo(task: Task) -> bool:
+    """Whether the task is between two events of one batch."""
+    return task.state == EXPIRED or task.state == FAILED

@@ -22,6 +22,7 @@ import msgspec
 from moxy.core import invariants, vicinity
 from moxy.core.errors import IllegalEvent
 from moxy.core.events import AnyEvent, DeadLettered
+from moxy.core.reading import different
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState
 from moxy.journal import recovery, segments, snapshots
@@ -137,7 +138,7 @@ def digest(states: Mapping[str, QueueState]) -> str:
     """SHA-256 over all states, the same wherever and in whatever order they were made."""
     total = hashlib.sha256()
     for name in sorted(states):
-        rows = [_encoder.encode(row) for row in snapshots.rows_of({name: states[name]})]
+        rows = [_encoder.encode(row) for row in snapshots.rows_of([states[name].image()])]
         for row in sorted(rows):
             total.update(row)
     return total.hexdigest()
@@ -243,7 +244,7 @@ class _Audit:
                 one, other = self.states.get(queue), snapshot.states.get(queue)
                 if one is None or other is None:
                     self.findings.append(f"I10: {name} and the log disagree on whether there is a queue {queue!r}")
-                elif fields := snapshots.different(one, other):
+                elif fields := different(one, other):
                     self.findings.append(f"I10: {name} differs from the log in {', '.join(fields)} of queue {queue!r}")
         return True
 

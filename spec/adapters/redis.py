@@ -16,7 +16,7 @@ from moxy.backends.redis.dump import read_dump
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT
 from moxy.core.commands import ListQueues
-from moxy.core.state import QueueState
+from moxy.core.state import QueueState, state_of
 from moxy.service import Service
 from spec.adapters.service import ServiceSystem, SettableClock, ZeroIds
 from spec.system import Durable, Ending, Plain
@@ -59,7 +59,7 @@ class OnRedis:
         for name in (await asker.names(ListQueues("*", 1000, ""))).names:
             dump = await read_dump(self._link, self._prefix, name)
             assert not dump.contradictions, dump.contradictions
-            states[name] = dump.state
+            states[name] = state_of(dump.image)
         return states
 
     async def _delete(self) -> None:

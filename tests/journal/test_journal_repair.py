@@ -20,7 +20,7 @@ from moxy.journal.journal import Journal
 from moxy.journal.repair import repair
 from moxy.journal.verify import Report, digest, steps_of, verify
 from spec.simdisk import FaultyDisk, SimDisk
-from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded
+from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, images
 
 
 def a_log(seed: int = 31, snapshot_turns: tuple[int, ...] = (), retain: bool = False) -> tuple[SimDisk, Store]:
@@ -218,10 +218,10 @@ def test_verify_finds_a_snapshot_that_differs_from_the_log() -> None:
     disk, store = a_log(31, (30,))
     name = next(n for n in disk.names() if n.endswith(".snapshot"))
     head = snapshots.load(disk, name, int(name.split(".")[0])).head
-    snapshots.write(disk, folded(store.history[: head.sequence - 1]), head)
+    snapshots.write(disk, images(folded(store.history[: head.sequence - 1])), head)
     report = verify(disk)
     assert any(finding.startswith(f"I10: {name} differs from the log in") for finding in report.findings)
-    snapshots.write(disk, folded(store.history[: head.sequence]), Head(LOG_ID, head.sequence, T0_MS, 1))
+    snapshots.write(disk, images(folded(store.history[: head.sequence])), Head(LOG_ID, head.sequence, T0_MS, 1))
     assert "not taken after" in verify(disk).findings[0]
 
 
@@ -315,7 +315,7 @@ def test_a_snapshot_of_another_history_is_set_aside_when_the_log_is_whole() -> N
     disk, store = a_log(31, (30,))
     name = next(n for n in disk.names() if n.endswith(".snapshot"))
     sequence = int(name.split(".")[0])
-    snapshots.write(disk, store.states, Head(LOG_ID, sequence, T0_MS, 1))
+    snapshots.write(disk, images(store.states), Head(LOG_ID, sequence, T0_MS, 1))
     result = repair(disk)
     assert result.last_sequence == len(store.history)
     assert name not in disk.names()

@@ -4,24 +4,27 @@ What lives here: the pinned counts, the soundness of the reduction, faults and t
 must not live here: a rule of a queue; those are judged in `spec.explore` and `moxy.core.invariants`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
 
-from moxy.core import decider, reducer
+from moxy.core import decider, effects
 from moxy.core.commands import UNSET, Ack, AnyCommand, Enqueue, Fetch, Nack, Tick
-from moxy.core.decider import Decision, decide
+from moxy.core.decider import decide
+from moxy.core.decision import Decision
 from moxy.core.errors import NOLEASE, Refused
-from moxy.core.events import AnyEvent, Expired, Failed, Requeued
+from moxy.core.events import AnyEvent, Expired, Failed, Requeued, TaskEvent
+from moxy.core.heart import Heart
 from moxy.core.policy import Policy
 from moxy.core.reducer import apply
-from moxy.core.state import QueueState, place_of
+from moxy.core.state import QueueState
 from spec import explore
 from spec.explore import QUEUE, SCOPES, Scope, World, search
 from spec.explore.__main__ import main
 from spec.explore.judging import take
 from spec.explore.telling import brief
+from tests.core.support import altered, and_then
 
 COUNTS = {
     # scope: states, edges, depth. A change of the rules changes them: look at what changed, then pin it anew.
@@ -190,48 +193,33 @@ def test_a_void_lease_that_crashes_the_decider_is_found() -> None:
     assert violation.sentence.startswith("decide failed: KeyError")
 
 
-def mutant_of_apply(monkeypatch: pytest.MonkeyPatch, mutant: Callable[[QueueState, AnyEvent], QueueState]) -> None:
-    """`decide` folds with the `apply` of its own module."""
-    monkeypatch.setattr(decider, "apply", mutant)
-
-
 def test_attempts_that_are_not_counted_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgiving(state: QueueState, event: AnyEvent) -> QueueState:
-        after = apply(state, event)
-        if not isinstance(event, Failed):
-            return after
-        task = after.tasks[event.number]
-        tally = replace(task.tally, attempts=state.tasks[event.number].tally.attempts)
-        return replace(after, tasks=after.tasks.set(task.number, replace(task, tally=tally)))
+    def forgiving(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        tally = replace(task.tally, attempts=task.tally.attempts - 1)
+        heart.swap(task, replace(task, tally=tally))
 
-    mutant_of_apply(monkeypatch, forgiving)
-    violation = explore.explore(SCOPES["nack and dead letter"], apply=forgiving).violation
+    and_then(monkeypatch, Failed, forgiving)
+    violation = explore.explore(SCOPES["nack and dead letter"]).violation
     assert violation is not None
     assert violation.sentence.startswith("I8")
     assert violation.moves == 3
 
 
 def test_a_requeue_behind_the_backlog_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def backlogged(state: QueueState, event: AnyEvent) -> QueueState:
-        after = apply(state, event)
-        if not isinstance(event, Requeued):
-            return after
-        task = after.tasks[event.number]
-        behind = replace(task, place=after.next_number)
-        if event.due_ms:
-            return after
-        ready = after.ready.remove(place_of(task)).add(place_of(behind))
-        return replace(after, ready=ready, tasks=after.tasks.set(task.number, behind), next_number=behind.place + 1)
+    def backlogged(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, place=heart.next_number))
 
-    mutant_of_apply(monkeypatch, backlogged)
-    violation = explore.explore(SCOPES["plain"], apply=backlogged).violation
+    and_then(monkeypatch, Requeued, backlogged)
+    violation = explore.explore(SCOPES["plain"]).violation
     assert violation is not None
     assert violation.sentence == "I7: task '1-0000000000000000' lost its place: 1 became 2"
     assert violation.moves == 4  # enqueue, fetch for 1 ms, 1 ms passes, tick
 
 
 def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QueueState, "knows", lambda self, task_id, now_ms: task_id in self.numbers)
+    monkeypatch.setattr(Heart, "knows", lambda self, task_id, now_ms: task_id in self.names)
     violation = explore.explore(SCOPES["dedup"]).violation
     assert violation is not None
     assert violation.sentence == "I14: 'a' was forgotten inside its window"
@@ -239,7 +227,7 @@ def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reducer, "_remember", lambda state, task, at_ms: state)
+    monkeypatch.setattr(effects, "_remember", lambda heart, task, at_ms: task)
     violation = explore.explore(SCOPES["dedup"]).violation
     assert violation is not None
     assert violation.sentence == "I14: 'a' is gone, and not remembered for its window"
@@ -249,8 +237,8 @@ def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_disconnect_that_is_never_fatal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decider._attempts_used_up
 
-    def lenient(state: QueueState, number: int) -> bool:
-        return honest(state, number) and state.tasks[number].tally.ended != "disconnected"
+    def lenient(heart: Heart, number: int) -> bool:
+        return honest(heart, number) and heart.tasks[number].tally.ended != "disconnected"
 
     monkeypatch.setattr(decider, "_attempts_used_up", lenient)
     violation = explore.explore(SCOPES["bound"]).violation
@@ -261,7 +249,7 @@ def test_a_disconnect_that_is_never_fatal_is_found(monkeypatch: pytest.MonkeyPat
 
 def test_events_that_do_not_lead_where_it_was_decided_are_found() -> None:
     def forgetful(state: QueueState, event: AnyEvent) -> QueueState:
-        return replace(apply(state, event), paused=False)
+        return altered(apply(state, event), paused=False)
 
     violation = explore.explore(SCOPES["pause"], apply=forgetful).violation
     assert violation is not None
@@ -309,7 +297,7 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_violation_is_printed_and_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reducer, "_remember", lambda state, task, at_ms: state)
+    monkeypatch.setattr(effects, "_remember", lambda heart, task, at_ms: task)
     assert main(["--scope", "dedup"]) == 1
     assert "=> I14: 'a' is gone" in capsys.readouterr().out
 
