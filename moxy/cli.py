@@ -269,6 +269,7 @@ async def run_server(config: ServeConfig) -> None:
         clients_max=config.clients_max,
         form=config.form,
         busy_poll_us=config.busy_poll_us,
+        turns_in_tasks=config.redis is not None,
     )
     server.service.orphaned(orphans)
     try:

@@ -3,39 +3,47 @@
 Lives here: what people see of a log, as tables on a terminal and plain lines in a pipe. Must not: the folds
 (`replay`), the wording of a story (`core/explain`), the format on disk (`journal`).
 
-All but `repair` only read, without the lock of the directory, so it may be live or a copy.
+All but `repair` only read: a data directory, live or a copy, or a Redis (`logsource`).
 """
 
 import base64
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final
 
 import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from moxy.backends.redis.address import Address
+from moxy.backends.redis.verify import summary
 from moxy.config import ConfigError
 from moxy.core.events import EVENT_TYPES, AnyEvent, TaskEvent
 from moxy.core.explain import clock, fields, why
 from moxy.core.state import QueueState
-from moxy.journal import segments, snapshots
-from moxy.journal.disk import OsDisk
-from moxy.journal.errors import DirectoryInUse
-from moxy.journal.recovery import events_of
 from moxy.journal.repair import repair
-from moxy.journal.segments import SEGMENT_SUFFIX, SNAPSHOT_SUFFIX, Walk
-from moxy.journal.tail import Tail
 from moxy.journal.verify import RECOUNT_EVENTS_MIN, verify
+from moxy.logsource import (
+    DIRECTORY,
+    SOURCE,
+    Following,
+    Readable,
+    Source,
+    disk_of,
+    read,
+    read_once,
+    reread,
+    tail_of,
+    verify_redis,
+)
 from moxy.replay import Change, diff, fold, of_task, states_at, what_if, within
 
 PAYLOAD_SHOWN_BYTES: Final = 256
+EXIT_UNSOUND: Final = 3
 _FOLLOW_S: Final = 0.2
-_LOOKS_MAX: Final = 5
-Answer = TypeVar("Answer")
 
 Position = tuple[int | None, int | None]
 """A point in a log: (sequence, None), or (None, milliseconds since 1970)."""
@@ -59,78 +67,14 @@ class PointType(click.ParamType[Position]):
 
 
 POINT: Final = PointType()
-DIRECTORY: Final = click.Path(exists=True, file_okay=False, readable=True)
-
-
-def disk_of(directory: str) -> OsDisk:
-    """The directory of a log. Raises ConfigError when there is none in it."""
-    disk = OsDisk(directory)
-    if not segments.named(disk, SEGMENT_SUFFIX) and not segments.named(disk, SNAPSHOT_SUFFIX):
-        disk.close()
-        raise ConfigError(f"{directory} holds no event log")
-    return disk
-
-
-def reread(directory: str, look: Callable[[OsDisk], Answer]) -> Answer:
-    """What `look` makes of a log: again, from where it begins then, when its server dropped a file meanwhile.
-
-    Raises DirectoryInUse when that goes on.
-    """
-    for _ in range(_LOOKS_MAX):
-        disk = disk_of(directory)
-        try:
-            return look(disk)
-        except FileNotFoundError:
-            continue
-        finally:
-            disk.close()
-    raise overtaken(directory)
-
-
-def overtaken(directory: str) -> DirectoryInUse:
-    """What to say when a live log is shorter at its beginning each time one looks."""
-    return DirectoryInUse(
-        f"{directory}: its server drops the oldest segments while they are read: "
-        "let it keep more (--retain-bytes, --retain-hours), or copy the directory and read the copy"
-    )
-
-
-class Log:
-    """A data directory, for reading only. FileNotFoundError is raised when a file is dropped meanwhile."""
-
-    def __init__(self, disk: OsDisk) -> None:
-        self._disk: Final = disk
-        self._files: Final = segments.segments_of(disk)
-
-    def events(self, from_sequence: int = 0) -> Iterator[AnyEvent]:
-        """Oldest first, as far as they are kept. A torn end is where it ends."""
-        files = [
-            segment
-            for segment, following in zip(self._files, [*self._files[1:], None], strict=True)
-            if following is None or following.sequence > from_sequence
-        ]
-        for segment, record in Walk(self._disk, files, None):
-            for number, event in enumerate(events_of(segment.name, record), record.sequence):
-                if number >= from_sequence:
-                    yield event
-
-    def base(self, queue: str | None = None) -> tuple[dict[str, QueueState], Iterator[AnyEvent]]:
-        """States to fold onto, and every event of the queue after them: from the very first if they are kept."""
-        base: dict[str, QueueState] | None = None
-        after = 0
-        if not self._files or self._files[0].sequence > 1:
-            for after, name in segments.named(self._disk, SNAPSHOT_SUFFIX):
-                base = snapshots.load(self._disk, name, after).states
-                break
-            if base is None:
-                raise ConfigError(
-                    "the log does not reach back to its beginning, and there is no snapshot to begin with"
-                )
-        return base or {}, (event for event in self.events(after + 1) if queue is None or event.queue == queue)
+PREFIX: Final = click.option(
+    "--redis-prefix", envvar="MOXY_REDIS_PREFIX", default="moxy", metavar="NAME", help="What keys in Redis begin with."
+)
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.option("--queue", help="Only this queue.")
 @click.option("--task", help="Only this task id.")
 @click.option("--type", "kind", type=click.Choice([t.__name__ for t in EVENT_TYPES], case_sensitive=False))
@@ -139,7 +83,8 @@ class Log:
 @click.option("--follow", is_flag=True, help="Go on as events come.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 def events(
-    directory: str,
+    source: Source,
+    redis_prefix: str,
     queue: str | None,
     task: str | None,
     kind: str | None,
@@ -153,7 +98,7 @@ def events(
     One a line: JSON in a pipe, a readable line on a terminal.
     """
     people = sys.stdout.isatty() and not as_json
-    tail, doubt = Tail(disk_of(directory)), ""
+    tail, doubt = tail_of(source, redis_prefix), ""
     while True:
         for number, event in tail.look():
             _tell_missed(tail)
@@ -173,7 +118,7 @@ def events(
         time.sleep(_FOLLOW_S)
 
 
-def _tell_missed(tail: Tail) -> None:
+def _tell_missed(tail: Following) -> None:
     """Say on stderr what was dropped while it was still to be read; a log that begins later is not worth a word."""
     for first, last in tail.missed:
         if first > 1:
@@ -186,9 +131,9 @@ def _from(event: AnyEvent, point: Position) -> bool:
     return (seq is None or event.seq >= seq) and (at_ms is None or event.at_ms >= at_ms)
 
 
-def to_json(number: int, event: AnyEvent) -> str:
+def to_json(number: int | None, event: AnyEvent) -> str:
     """One event as a JSON object: its place in the whole log, its fields, the payload as text or base64, cut."""
-    told: dict[str, object] = {"log_sequence": number, **fields(event)}
+    told: dict[str, object] = {**({} if number is None else {"log_sequence": number}), **fields(event)}
     payload = told.get("payload")
     if isinstance(payload, bytes):
         told["payload_bytes"] = len(payload)
@@ -220,39 +165,42 @@ def _short(value: object) -> str:
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.option("--queue", help="Only this queue.")
 @click.option("--at", type=POINT, help="The state there; without it, at the end.")
 @click.option("--step", is_flag=True, help="Event by event, with what each changed.")
 @click.option("--diff", "between", nargs=2, type=POINT, help="What differs between two points.")
 def replay(
-    directory: str, queue: str | None, at: Position | None, step: bool, between: tuple[Position, Position] | None
+    source: Source,
+    redis_prefix: str,
+    queue: str | None,
+    at: Position | None,
+    step: bool,
+    between: tuple[Position, Position] | None,
 ) -> None:
     """Show queues at any point of a log.
 
     The state is computed from the events, by the reducer that the server runs.
     """
     if step:
-        try:
-            _step(*Log(disk_of(directory)).base(queue), at)
-        except FileNotFoundError:
-            raise overtaken(directory) from None
+        read_once(source, redis_prefix, lambda log: _step(*log.base(queue), at))
     elif between is not None:
-        before, after = reread(directory, lambda disk: [_states(disk, queue, point) for point in between])
+        before, after = read(source, redis_prefix, lambda log: [_states(log, queue, point) for point in between])
         for name in sorted({*before, *after}):
             _print_changes(
                 name, diff(before.get(name) or QueueState(name), after.get(name) or QueueState(name)), Console()
             )
     else:
-        states = reread(directory, lambda disk: _states(disk, queue, at or (None, None)))
+        states = read(source, redis_prefix, lambda log: _states(log, queue, at or (None, None)))
         for name in sorted(states):
             if queue is None or name == queue:
                 _print_state(states[name])
 
 
-def _states(disk: OsDisk, queue: str | None, point: Position) -> dict[str, QueueState]:
-    base, log = Log(disk).base(queue)
-    return states_at(base, log, *point)
+def _states(log: Readable, queue: str | None, point: Position) -> dict[str, QueueState]:
+    base, events = log.base(queue)
+    return states_at(base, events, *point)
 
 
 def _step(base: dict[str, QueueState], log: Iterator[AnyEvent], at: Position | None) -> None:
@@ -318,15 +266,16 @@ def _print_state(state: QueueState) -> None:
 
 
 @click.command(name="why")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.argument("queue")
 @click.argument("task_id")
-def why_command(directory: str, queue: str, task_id: str) -> None:
+def why_command(source: Source, redis_prefix: str, queue: str, task_id: str) -> None:
     """Tell why a task was delivered again.
 
     What happened to it, in sentences.
     """
-    story = reread(directory, lambda disk: of_task(Log(disk).events(), queue, task_id))
+    story = read(source, redis_prefix, lambda log: of_task(log.events(queue), queue, task_id))
     if not story:
         raise ConfigError(f"no event of the log concerns task {task_id!r} of queue {queue!r}")
     for sentence in why(task_id, story, cut=type(story[0]).__name__ != "Enqueued"):
@@ -334,15 +283,19 @@ def why_command(directory: str, queue: str, task_id: str) -> None:
 
 
 @click.command(name="verify")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.option("--every-step", is_flag=True, help="Recount all tasks at every step: quadratic, for short logs.")
-def verify_command(directory: str, every_step: bool) -> None:
+def verify_command(source: Source, redis_prefix: str, every_step: bool) -> None:
     """Fold a log and check every invariant.
 
-    At every step in what it touched, and now and then in all tasks; the snapshots against the fold. Exit code 0 when
-    all holds, 3 when not.
+    A directory: at every step in what it touched, and now and then in all tasks; the snapshots against the fold. A
+    Redis, which may be live: every queue's stream, folded, against its keys. Exit code 0 when all holds, 3 when not.
     """
-    report = reread(directory, lambda disk: verify(disk, every_step))
+    if not isinstance(source, str):
+        _verify_redis(source, redis_prefix)
+        return
+    report = reread(source, lambda disk: verify(disk, every_step))
     for note in report.notes:
         click.echo(f"note: {note}")
     for finding in report.findings:
@@ -373,6 +326,17 @@ def verify_command(directory: str, every_step: bool) -> None:
     )
 
 
+def _verify_redis(address: Address, prefix: str) -> None:
+    reports = verify_redis(address, prefix)
+    for report in reports:
+        click.echo(report.sentence)
+        for finding in report.findings:
+            click.echo(f"wrong: {finding}")
+    click.echo(summary(reports))
+    if any(report.findings for report in reports):
+        sys.exit(EXIT_UNSOUND)
+
+
 @click.command(name="repair")
 @click.argument("directory", type=DIRECTORY)
 def repair_command(directory: str) -> None:
@@ -387,17 +351,22 @@ def repair_command(directory: str) -> None:
 
 
 @click.command(name="whatif")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.option("--queue", required=True)
 @click.option("--lease-ms", required=True, type=click.IntRange(1), help="The visibility timeout to imagine.")
 @click.option("--max-attempts", type=click.IntRange(0), help="The maximum of attempts to imagine; 0 is unlimited.")
 @click.option("--backoff-ms", type=click.IntRange(0), help="The backoff to imagine.")
-def whatif_command(directory: str, queue: str, lease_ms: int, max_attempts: int | None, backoff_ms: int | None) -> None:
+def whatif_command(
+    source: Source, redis_prefix: str, queue: str, lease_ms: int, max_attempts: int | None, backoff_ms: int | None
+) -> None:
     """Try another policy on a real log.
 
     Estimates how many redeliveries and dead letters it would have spared.
     """
-    result = reread(directory, lambda disk: what_if(Log(disk).events(), queue, lease_ms, max_attempts, backoff_ms))
+    result = read(
+        source, redis_prefix, lambda log: what_if(log.events(queue), queue, lease_ms, max_attempts, backoff_ms)
+    )
     rows = [
         ("deliveries in the log", result.deliveries),
         ("leases that expired", result.expiries),

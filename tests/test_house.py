@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": ("core", "backends.durable", "backends.redis.address", "server.doors"),
     "bench": ("config",),
 }
-WIRING = {"cli", "logtools", "checktools", "story", "__main__", "__init__"}
+WIRING = {"cli", "logsource", "logtools", "checktools", "story", "__main__", "__init__"}
 BANNED_IN_CORE = {
     "time",
     "random",

@@ -32,15 +32,16 @@ class Dump(msgspec.Struct, frozen=True):
 
 
 async def read_dump(link: Link, prefix: str, queue: str) -> Dump:
-    """Read a queue's keys. Not atomic: whoever needs one moment compares `image.seq` with a later one.
+    """Read a queue's keys, a thousand entries at a time, so that Redis is not held up.
 
+    That takes more than a moment: what was read is one state only if `stored_seq` is still the image's afterwards.
     Raises BackendDown.
     """
-    meta = _pairs(await link.command("HGETALL", key_of(prefix, queue, "meta")))
-    policy = _pairs(await link.command("HGETALL", key_of(prefix, queue, "policy")))
-    records = _pairs(await link.command("HGETALL", key_of(prefix, queue, "tasks")))
-    payloads = _pairs(await link.command("HGETALL", key_of(prefix, queue, "payloads")))
-    ids = _pairs(await link.command("HGETALL", key_of(prefix, queue, "ids")))
+    meta = await _hash(link, prefix, queue, "meta")
+    policy = await _hash(link, prefix, queue, "policy")
+    records = await _hash(link, prefix, queue, "tasks")
+    payloads = await _hash(link, prefix, queue, "payloads")
+    ids = await _hash(link, prefix, queue, "ids")
     numbers = {name: int(meta.get(name.encode(), b"0")) for name in (*TOTALS, *_SCALARS)}
     memories = await _sorted_set(link, prefix, queue, "remembered")
     found: list[str] = []
@@ -127,15 +128,28 @@ def _ids_contradict(ids: Mapping[bytes, bytes], tasks: Mapping[int, Task]) -> li
     ]
 
 
+async def stored_seq(link: Link, prefix: str, queue: str) -> int:
+    """The sequence number of the queue's last event, by its keys; 0 when there is no such queue. Raises BackendDown."""
+    reply = await link.command("HGET", key_of(prefix, queue, "meta"), "seq")
+    return int(reply) if isinstance(reply, bytes) else 0
+
+
+async def _hash(link: Link, prefix: str, queue: str, name: str) -> dict[bytes, bytes]:
+    return dict(await _scan(link, "HSCAN", key_of(prefix, queue, name)))
+
+
 async def _sorted_set(link: Link, prefix: str, queue: str, name: str) -> list[tuple[bytes, int]]:
-    reply = await link.command("ZRANGE", key_of(prefix, queue, name), 0, -1, "WITHSCORES")
-    assert isinstance(reply, list), reply
-    return [(member, int(float(score))) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+    return [(member, int(float(score))) for member, score in await _scan(link, "ZSCAN", key_of(prefix, queue, name))]
 
 
-def _pairs(reply: object) -> dict[bytes, bytes]:
-    """What HGETALL said, as redis-py or the plain protocol has it."""
-    if isinstance(reply, dict):
-        return reply
-    assert isinstance(reply, list), reply
-    return dict(zip(reply[::2], reply[1::2], strict=True))
+async def _scan(link: Link, verb: str, key: str) -> list[tuple[bytes, bytes]]:
+    """All entries of a key, page by page; an entry can come twice, and is there once."""
+    found: dict[bytes, bytes] = {}
+    cursor = b"0"
+    while True:
+        reply = await link.command(verb, key, cursor, "COUNT", 1000)
+        assert isinstance(reply, list), reply
+        cursor, page = reply
+        found.update(zip(page[::2], page[1::2], strict=True))
+        if cursor == b"0":
+            return list(found.items())
