@@ -185,10 +185,8 @@ class RedisBackend:
         assert isinstance(reply, list), reply
         names = [name.decode() for name in reply[: query.count]]
         # A name is registered before its queue's first event, which may then have been refused.
-        looks = await self.execute([Stats(name) for name in names])
-        exist = [
-            name for name, look in zip(names, looks, strict=True) if isinstance(look, Refused) or self.seq_of(name)
-        ]
+        looks = zip(names, await self.execute([Stats(name) for name in names]), strict=True)
+        exist = [name for name, look in looks if isinstance(look, Refused) or self.seq_of(name)]
         cursor = names[-1] if len(reply) > query.count else ""
         return Names(cursor, [name for name in exist if matches(query.pattern, name)])
 
