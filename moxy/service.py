@@ -222,7 +222,8 @@ class Service:
             self._take_read(request, await self._backend.events(intent))
         else:
             assert isinstance(intent, ListQueues), intent
-            self._answer(request, Done(await self._backend.names(intent)))
+            names = await self._backend.names(intent)
+            self._answer(request, names if isinstance(names, Refused) else Done(names))
         await self._serve_woken()
 
     async def _fetch(self, fetch: FetchAny) -> list[Delivery] | Refused:
@@ -447,7 +448,7 @@ class Service:
             await self._serve_woken()
 
     async def _do_due_work(self, queues: Iterable[str]) -> None:
-        """All of it, slice by slice, for queues where somebody waits."""
+        """All of it, slice by slice, for queues where somebody waits, unless the backend cannot be asked."""
         due_ms = self._backend.next_due_ms()
         if due_ms is None or due_ms > self._clock.now_ms():
             return
@@ -455,7 +456,8 @@ class Service:
             done = COUNT_MAX
             while queue in self._waiting and done == COUNT_MAX:
                 (outcome,) = await self._backend.execute([Tick(queue)])
-                assert isinstance(outcome, Done), outcome
+                if isinstance(outcome, Refused):
+                    return
                 assert isinstance(outcome.answer, int)
                 done = outcome.answer
                 self._hear(outcome.events)

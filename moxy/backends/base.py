@@ -62,8 +62,8 @@ class Backend(Protocol):
     async def expire(self) -> list[AnyEvent]:
         """Do due work, a bounded slice per queue, and give its events."""
 
-    async def names(self, query: ListQueues) -> Names:
-        """A page of queue names."""
+    async def names(self, query: ListQueues) -> Names | Refused:
+        """A page of queue names; refused when it cannot be had at the moment."""
 
     async def events(self, query: ReadEvents) -> Outcome | Slow:
         """Committed events of one queue, a `Past`; refused when they are no longer kept."""

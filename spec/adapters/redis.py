@@ -15,6 +15,7 @@ from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.dump import read_dump
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT
+from moxy.core.answers import Names
 from moxy.core.commands import ListQueues
 from moxy.core.state import QueueState, state_of
 from moxy.service import Service
@@ -56,7 +57,9 @@ class OnRedis:
         """From the keys, which must agree with each other. A server of its own asks, so nobody's view is changed."""
         asker = RedisBackend(self._link, SettableClock(), ZeroIds(), "looker", prefix=self._prefix, inject_clock=True)
         states: dict[str, QueueState] = {}
-        for name in (await asker.names(ListQueues("*", 1000, ""))).names:
+        page = await asker.names(ListQueues("*", 1000, ""))
+        assert isinstance(page, Names), page
+        for name in page.names:
             dump = await read_dump(self._link, self._prefix, name)
             assert not dump.contradictions, dump.contradictions
             states[name] = state_of(dump.image)

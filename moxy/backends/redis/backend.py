@@ -175,15 +175,18 @@ class RedisBackend:
 
     # Reading
 
-    async def names(self, query: ListQueues) -> Names:
+    async def names(self, query: ListQueues) -> Names | Refused:
         start = f"({query.cursor}" if query.cursor else "-"
         page = query.count + 1
-        reply = await self._link.command("ZRANGEBYLEX", f"{self._prefix}:queues", start, "+", "LIMIT", 0, page)
+        try:
+            reply = await self._link.command("ZRANGEBYLEX", f"{self._prefix}:queues", start, "+", "LIMIT", 0, page)
+        except BackendDown as down:
+            return down.refused()
         assert isinstance(reply, list), reply
         names = [name.decode() for name in reply[: query.count]]
         # A name is registered before its queue's first event, which may then have been refused.
-        await self.execute([Stats(name) for name in names])
-        exist = [name for name in names if self.seq_of(name)]
+        looks = zip(names, await self.execute([Stats(name) for name in names]), strict=True)
+        exist = [name for name, look in looks if isinstance(look, Refused) or self.seq_of(name)]
         cursor = names[-1] if len(reply) > query.count else ""
         return Names(cursor, [name for name in exist if matches(query.pattern, name)])
 
@@ -193,9 +196,9 @@ class RedisBackend:
     async def history(self, query: ReadHistory) -> Outcome | Slow:
         return await self._stream.history(query)
 
-    async def _knows(self, queue: str, task_id: str) -> bool:
+    async def _knows(self, queue: str, task_id: str) -> bool | Refused:
         (outcome,) = await self.execute([Show(queue, task_id)])
-        return isinstance(outcome, Done) and outcome.answer is not None
+        return outcome if isinstance(outcome, Refused) else outcome.answer is not None
 
     # Batches
 

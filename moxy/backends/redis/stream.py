@@ -30,7 +30,7 @@ async def read_events(link: Link, prefix: str, queue: str, from_seq: int, count:
 class Stream:
     """Reads of one Redis's streams, under one prefix of keys."""
 
-    def __init__(self, link: Link, prefix: str, knows: Callable[[str, str], Awaitable[bool]]) -> None:
+    def __init__(self, link: Link, prefix: str, knows: Callable[[str, str], Awaitable[bool | Refused]]) -> None:
         self._link: Final = link
         self._prefix: Final = prefix
         self.knows: Final = knows
@@ -89,7 +89,10 @@ class _Search:
         if len(events) == _SLICE_EVENTS:
             self._next_seq = events[-1].seq + 1
             return None
-        if not self._found and not await self._stream.knows(query.queue, query.task_id):
+        known = bool(self._found) or await self._stream.knows(query.queue, query.task_id)
+        if isinstance(known, Refused):
+            return known
+        if not known:
             return Refused(NOTASK, "the queue does not know that task, and no event that is still kept concerns it")
         cut = not self._found or not isinstance(self._found[0], Enqueued)
         return Done(Past(self._found, self._horizon, cut))
