@@ -439,10 +439,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "reply-before-fsync",
             "The reply leaves while the sync is still under way.",
             _DURABLE,
-            "            await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-            "        self._memory.accept()\n",
-            "            asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-            "        self._memory.accept()\n",
+            "                await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+            "            self._sync_took_ms",
+            "                asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+            "            self._sync_took_ms",
             ("backends", "simulate", "failures"),
         ),
         Mutant(
