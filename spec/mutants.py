@@ -603,8 +603,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "replies-overtake",
             "Commands behind a blocked FETCH are carried out before it.",
             _CONNECTION,
-            "            self._blocked = call\n",
-            "            pass\n",
+            "                self._blocked = call\n",
+            "                pass\n",
             ("server", "simulate"),
         ),
         Mutant(
