@@ -31,7 +31,7 @@ OUTPUT_PIECE_BYTES: Final = 1024 * 1024
 """About how much of the replies is made at a time: few bytes of requests can ask for very many of replies."""
 
 
-_WAITING_FETCHES: Final = (FetchAny, ReadEvents)
+_MAY_BLOCK: Final = (FetchAny, ReadEvents)
 
 
 @final
@@ -255,9 +255,10 @@ class Connection:
             return
         self._slots.append(call)
         requests.append(call)
-        intent = call.intent
-        if isinstance(intent, _WAITING_FETCHES) and intent.block_ms != UNSET:
-            self._blocked = call
+        if row.may_block:
+            intent = call.intent
+            if isinstance(intent, _MAY_BLOCK) and intent.block_ms != UNSET:
+                self._blocked = call
 
     def _end_at_fault(self) -> None:
         """After the commands before it, once these are begun, say what is wrong, and nothing more."""

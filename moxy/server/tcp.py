@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast, final
 
 from moxy.backends.base import Backend, Clock
 from moxy.core.events import AnyEvent
-from moxy.requests import Turn
+from moxy.requests import Client, Turn
 from moxy.server.connection import Connection
 from moxy.server.doors import Door, Form, listen, open_door
 from moxy.server.greetings import Greetings
@@ -80,7 +80,7 @@ class Server:
         self._going_on: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
-        self._links: dict[Connection, Link] = {}
+        self._links: dict[Client | None, Link] = {}
         self._touched: dict[Link, None] = {}
         self._next_id = 0
         self._stopping = False
@@ -110,12 +110,7 @@ class Server:
             try:
                 await self._over
             finally:
-                beside.cancel()
-                if self._going_on is not None:
-                    self._going_on.cancel()
-                if self._timer is not None:
-                    self._timer.cancel()
-            await asyncio.wait([beside])
+                await self._rest({beside})
             await self._goodbye()
         finally:
             if self._door is not None:
@@ -157,7 +152,9 @@ class Server:
     def touch(self, link: "Link") -> None:
         """This link has something to submit or to write: look after it in the coming turn."""
         self._touched[link] = None
-        self._want_turn()
+        self._wanted = True
+        if not self._coming:
+            self._want_turn()
 
     # The turn
 
@@ -247,7 +244,7 @@ class Server:
             if client is last:
                 continue
             last = client
-            link = self._links.get(client) if isinstance(client, Connection) else None
+            link = self._links.get(client)
             if link is not None:
                 touched[link] = None
         for link in touched:
@@ -270,6 +267,16 @@ class Server:
     def _time_is_up(self) -> None:
         self._timer = self._timer_ms = None
         self._want_turn()
+
+    async def _rest(self, tasks: set[asyncio.Task[None]]) -> None:
+        """No more turns, and nothing beside them."""
+        if self._going_on is not None:
+            tasks.add(self._going_on)
+        for task in tasks:
+            task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.wait(tasks)
 
     async def _goodbye(self) -> None:
         """Close every connection after what it was told has gone out, then the backend."""

@@ -140,8 +140,8 @@ class Row:
     """One verb. `arity` as Redis counts it: the verb included, negative when it is a minimum."""
 
     __slots__ = (
-        *("arity", "flags", "leases", "name", "parse", "quick", "reply", "reply_doc", "summary", "syntax"),
-        *("words_max", "words_min"),
+        *("arity", "flags", "leases", "may_block", "name", "parse", "quick", "reply", "reply_doc", "summary"),
+        *("syntax", "words_max", "words_min"),
     )
 
     def __init__(
@@ -167,6 +167,7 @@ class Row:
         self.quick: Final = quick
         self.leases: Final = name == "MOXY.FETCH"
         """Whether an answer may carry leases."""
+        self.may_block: Final = "blocking" in flags
         self.words_min: Final = abs(arity)
         self.words_max: Final = arity if arity > 0 else _NO_LIMIT
 

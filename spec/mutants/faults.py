@@ -357,10 +357,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "reply-before-fsync",
             "The reply leaves while the sync is still under way.",
             _DURABLE,
-            "            await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-            "        self._memory.accept()\n",
-            "            asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-            "        self._memory.accept()\n",
+            "                await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+            "            self._sync_took_ms",
+            "                asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+            "            self._sync_took_ms",
             ("backends", "simulate", "failures"),
         ),
         Mutant(
@@ -521,8 +521,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "replies-overtake",
             "Commands behind a blocked FETCH are carried out before it.",
             _CONNECTION,
-            "            self._blocked = call\n",
-            "            pass\n",
+            "                self._blocked = call\n",
+            "                pass\n",
             ("server", "simulate"),
         ),
         Mutant(

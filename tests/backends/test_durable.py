@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moxy.backends.base import CommitRefused, Done
-from moxy.backends.durable import STALL_MS_MAX, Durability, DurableBackend
+from moxy.backends.durable import STALL_MS_MAX, SYNC_HERE_EVENTS_MAX, SYNC_HERE_MS_MAX, Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import Recent
 from moxy.core.answers import Past
@@ -46,6 +46,8 @@ class Client:
 class World:
     """A service over a durable backend over a disk of the test's own, with a clock of its own."""
 
+    sync_here_events_max = SYNC_HERE_EVENTS_MAX
+
     def __init__(self, disk: Any, durability: Durability = "always", recent: int = 100_000) -> None:
         self.clock = Clock()
         self.disk = disk
@@ -62,6 +64,7 @@ class World:
             None,
             None,
             lambda event, **_: self.news.append(event),
+            World.sync_here_events_max,
         )
         self.service = Service(self.backend, self.clock)
         self.client = Client()
@@ -83,6 +86,11 @@ class World:
         return [o.answer if isinstance(o := request.outcome, Done) else o for request in requests]
 
 
+@pytest.fixture(params=[0, SYNC_HERE_EVENTS_MAX], ids=["in a thread", "here"], autouse=True)
+def where_syncs_are_waited_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "sync_here_events_max", request.param)
+
+
 def syncs(disk: FaultyDisk) -> int:
     return sum(call == "sync" for call, _ in disk.calls)
 
@@ -97,6 +105,44 @@ def test_always_syncs_once_for_everything_of_a_turn() -> None:
     before = syncs(disk)
     world.turn(*enqueues(100))
     assert syncs(disk) == before + 1
+
+
+class _Watched:
+    """A journal whose syncs are seen: in which thread each ran, and how long it seemed to take."""
+
+    def __init__(self, world: World) -> None:
+        self.threads: list[threading.Thread] = []
+        self.takes_ms = 0
+        sync = world.journal.sync
+
+        def watched() -> int:
+            self.threads.append(threading.current_thread())
+            world.clock.now += self.takes_ms
+            return sync()
+
+        world.journal.sync = watched  # type: ignore[method-assign]
+
+    def were_here(self) -> list[bool]:
+        return [thread is threading.current_thread() for thread in self.threads]
+
+
+def test_little_is_synced_where_it_is_and_much_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "sync_here_events_max", 3)
+    world = World(SimDisk())
+    watched = _Watched(world)
+    world.turn(*[Enqueue("jobs", b"x")] * 3)
+    world.turn(*[Enqueue("jobs", b"x")] * 4)
+    assert watched.were_here() == [True, False]
+
+
+def test_after_a_slow_sync_the_next_one_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "sync_here_events_max", 3)
+    world = World(SimDisk())
+    watched = _Watched(world)
+    for takes_ms in (SYNC_HERE_MS_MAX, SYNC_HERE_MS_MAX + 1, 0, 0):
+        watched.takes_ms = takes_ms
+        world.turn(Enqueue("jobs", b"x"))
+    assert watched.were_here() == [True, True, False, True]
 
 
 def test_always_answers_only_what_survives_a_power_cut() -> None:
