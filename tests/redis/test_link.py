@@ -4,12 +4,14 @@ import asyncio
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from moxy.backends.redis.address import parse_redis_address
 from moxy.backends.redis.errors import BackendDown, Unreachable
@@ -220,7 +222,8 @@ def test_nobody_notices_lost_scripts(kind: str) -> None:
         run(story(server))
 
 
-def test_a_server_that_dies_is_refused_for_and_served_from_again_when_it_is_back(kind: str) -> None:
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run])
+def test_a_server_that_dies_is_refused_for_and_served_from_again_when_it_is_back(kind: str, loop: Any) -> None:
     async def story(server: Server) -> None:
         queue = new_queue()
         async with linked(server.address, retry_s=0.1) as link:
@@ -238,7 +241,7 @@ def test_a_server_that_dies_is_refused_for_and_served_from_again_when_it_is_back
             assert link.reconnects == 1
 
     with serving(kind, appendonly="yes", appendfsync="always") as server:
-        run(story(server))
+        run(story(server), loop)
 
 
 def test_a_short_absence_is_not_noticed(kind: str) -> None:
@@ -281,6 +284,28 @@ def test_no_answer_in_time_is_unknown_and_is_not_sent_again(kind: str) -> None:
             assert text_of(refused).endswith(NOTHING)
             server.resume()
             assert (await served(link, read(queue)))[0] in ([], [b"a", b"b"])
+
+    with serving(kind) as server:
+        run(story(server))
+
+
+def test_what_was_given_up_does_not_arrive_later(kind: str) -> None:
+    def ours(server: Server) -> list[str]:
+        return [line.split()[0] for line in server.ask("CLIENT", "LIST").splitlines() if " name=moxy " in line]
+
+    async def story(server: Server) -> None:
+        queue = new_queue()
+        async with linked(f"{server.address}?socket_timeout=0.1&socket_connect_timeout=0.1", retry_s=0.05) as link:
+            [before] = ours(server)
+            server.pause()
+            big = "x" * 50_000_000  # more than the kernel holds on both sides: the end is still here when we give up
+            [reply] = await link.run([push(queue, big)])
+            assert text_of(reply).endswith(UNKNOWN)
+            server.resume()
+            await served(link, read(queue))
+            while before in await asyncio.to_thread(ours, server):
+                pass
+            assert await link.run([read(queue)]) == [[]]
 
     with serving(kind) as server:
         run(story(server))
@@ -486,3 +511,47 @@ def test_a_server_that_takes_no_more_clients(kind: str) -> None:
 
     with serving(kind) as server:
         run(story(server))
+
+
+# Something that is no Redis
+
+
+@asynccontextmanager
+async def door(answer: bytes) -> AsyncIterator[tuple[str, list[int]]]:
+    """An address where every visitor is told `answer` and shown out, and how many there were."""
+    visits = [0]
+
+    async def on_visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visits[0] += 1
+        writer.write(answer)
+        writer.close()
+
+    listener = await asyncio.start_server(on_visit, "127.0.0.1", 0)
+    async with listener:
+        host, port = listener.sockets[0].getsockname()
+        yield f"{host}:{port}", visits
+
+
+def test_another_protocol_is_one_sentence() -> None:
+    async def story() -> None:
+        async with door(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (address, _):
+            with pytest.raises(Unreachable, match="Redis cannot be reached") as caught:
+                await Link(parse_redis_address(address), SCRIPTS).connect()
+            assert "\n" not in str(caught.value)
+
+    run(story())
+
+
+def test_an_outage_that_lasts_is_met_by_one_attempt_a_batch() -> None:
+    async def story() -> None:
+        async with door(b"") as (address, visits):
+            link = Link(parse_redis_address(address), SCRIPTS, retry_s=0.1)
+            await link.run([push("q", "a")])
+            assert visits[0] > 1
+            for _ in range(3):
+                visits[0] = 0
+                [refused] = await link.run([push("q", "a")])
+                assert text_of(refused).endswith(NOTHING)
+                assert visits[0] == 1
+
+    run(story())

@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+
+from moxy.backends.redis.errors import Unreachable
 from moxy.core.errors import Refused
 from tests.redis.links import NOTHING, linked, new_queue, push, read, run, served, text_of
 from tests.redis.support import Cluster, Server, Watched, clustering, until, watching
@@ -174,6 +177,34 @@ def test_a_fail_over_is_followed(watched: Watched) -> None:
             assert watched.master.ask("LLEN", f"{{{queue}}}:list") == 2
 
     run(story())
+
+
+def test_a_master_that_is_replaced_while_it_lives_is_left_before_it_is_turned_around(watched: Watched) -> None:
+    async def story() -> None:
+        queue = new_queue()
+        async with linked(watched.address) as link:
+            old, new = await asyncio.to_thread(watched.promote)
+            try:
+                while not new.ask("LLEN", f"{{{queue}}}:list"):
+                    assert old.ask("ROLE")[0] == "master", "Sentinel was quicker"
+                    await link.run([push(queue, "a")])
+            finally:
+                watched.turn_around(old, new)
+
+    run(story())
+
+
+def test_sentinels_with_a_password_of_their_own() -> None:
+    async def story(watched: Watched) -> None:
+        async with linked(f"{watched.address}?sentinel_password=guard") as link:
+            assert await link.run([push(new_queue(), "a")]) == [1]
+        with pytest.raises(Unreachable, match="wants sentinel_password"):
+            async with linked(watched.address):
+                pass
+
+    with watching() as watched:
+        watched.sentinels[0].ask("ACL", "SETUSER", "default", "resetpass", ">guard")
+        run(story(watched))
 
 
 def test_a_master_that_dies_is_replaced_without_a_restart_here() -> None:

@@ -7,6 +7,7 @@ whoever dials bounds the time. Some of its functions have no types yet: hence th
 """
 
 import asyncio
+import random
 import select
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -121,11 +122,22 @@ async def first(asked: Sequence[Coroutine[Any, Any, T]]) -> T:
     raise fault
 
 
+async def reach_any(address: Address) -> AbstractConnection:
+    """A connection to a node of a Cluster, or to a Sentinel, whichever chance takes."""
+    host, port = random.choice(address.nodes)
+    return await reach(_login(address) if address.form == "sentinel" else address, host, port)
+
+
+def _login(address: Address) -> Address:
+    """The address with what Sentinels take in place of what Redis takes."""
+    return msgspec.structs.replace(
+        address, db=0, username=address.sentinel_username, password=address.sentinel_password
+    )
+
+
 async def _reach_master(address: Address) -> AbstractConnection:
     """A connection to the server that a Sentinel calls master and that says so itself."""
-    login = msgspec.structs.replace(
-        address, form="redis", db=0, username=address.sentinel_username, password=address.sentinel_password
-    )
+    login = _login(address)
     host, port = await first([_ask_sentinel(login, *place) for place in address.nodes])
     connection = await reach(address, host, port)
     try:
