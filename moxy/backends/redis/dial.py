@@ -103,7 +103,8 @@ async def _answer(connection: AbstractConnection, address: Address, *words: str)
 
 async def first(asked: Sequence[Coroutine[Any, Any, T]]) -> T:
     """The answer of whoever answers first; the others are let go. Raises the last fault when nobody answers."""
-    waiting = {asyncio.ensure_future(one) for one in asked}
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    waiting = set(tasks)
     fault: Exception = Missed("there is nobody to ask", sent=False)
     try:
         while waiting:
@@ -118,7 +119,7 @@ async def first(asked: Sequence[Coroutine[Any, Any, T]]) -> T:
     finally:
         for task in waiting:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
     raise fault
 
 
@@ -175,6 +176,17 @@ async def is_idle(connection: AbstractConnection) -> bool:
     poll = select.poll()
     poll.register(connection._writer.get_extra_info("socket").fileno(), select.POLLIN)
     return not poll.poll(0)
+
+
+async def send(connection: AbstractConnection, packed: bytes) -> None:
+    """Send, and return when the system has taken most of it. Raises OSError.
+
+    redis-py's own closes the connection when it is cancelled, and a close goes on sending: see `cut`.
+    """
+    if connection._writer is None:
+        raise ConnectionResetError("the connection is closed")
+    connection._writer.write(packed)
+    await connection._writer.drain()
 
 
 def cut(connection: AbstractConnection) -> None:

@@ -155,9 +155,6 @@ def refusal(fault: Fault) -> Refused:
     """
     if isinstance(fault, exceptions.ResponseError):
         code, _, text = str(fault).partition(" ")
-        if code in _OWN:
+        if code in CODES:
             return Refused(code, text)
     return down(fault).refused()
-
-
-_OWN: Final = CODES.keys() - TABLE.keys() - {"ERR", BACKEND}

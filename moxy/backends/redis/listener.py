@@ -100,11 +100,8 @@ class Listener:
         try:
             async with asyncio.timeout(self._reply_s):
                 await connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
-                missing = len(self._channels)
-                while missing:  # the first channels may speak before the last is subscribed
-                    reply = await connection.read_response(disconnect_on_error=False)
-                    missing -= reply[0] == b"subscribe"
-                    self._take(reply)
+                for _ in self._channels:
+                    await connection.read_response(disconnect_on_error=False)
         except TimeoutError:
             raise Missed(f"no answer within {self._reply_s:g} s", sent=True) from None
 
@@ -121,8 +118,5 @@ class Listener:
                 asked = True
             else:
                 asked = False
-                self._take(reply)
-
-    def _take(self, reply: list[bytes]) -> None:
-        if reply[0] == b"message":
-            self._on_message(reply[1].decode(), reply[2])
+                if reply[0] == b"message":
+                    self._on_message(reply[1].decode(), reply[2])
