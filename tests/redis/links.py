@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -39,14 +39,14 @@ def read(queue: str) -> Call:
     return Call(READ, queue, [f"{{{queue}}}:list"], [], True)
 
 
-def run(story: Coroutine[Any, Any, T]) -> T:
-    """Run a story; one that hangs is a failure."""
+def run(story: Coroutine[Any, Any, T], loop: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run) -> T:
+    """Run a story on a new loop of that kind; one that hangs is a failure."""
 
     async def bounded() -> T:
         async with asyncio.timeout(2 * WAIT_S):
             return await story
 
-    return asyncio.run(bounded())
+    return loop(bounded())
 
 
 @asynccontextmanager

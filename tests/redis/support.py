@@ -263,12 +263,20 @@ class Watched:
 
         Sentinel itself leaves the old master a master for 8 more seconds (`+convert-to-slave`); that is cut short here.
         """
+        self.turn_around(*self.promote())
+
+    def turn_around(self, old: Server, new: Server) -> None:
+        """Make the old master a replica of the new one, as Sentinel would in a while."""
+        old.ask("REPLICAOF", "127.0.0.1", new.port)
+        until(lambda: old.ask("ROLE"), lambda role: role[0] == "slave" and role[3] == "connected")
+
+    def promote(self) -> tuple[Server, Server]:
+        """Make the replica the master, and wait until the Sentinels say so. Gives the old one, still a master too."""
         old = self.master
         new = next(server for server in self.servers if server is not old)
         until(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", MASTER))
         self.wait_for_master(new)
-        old.ask("REPLICAOF", "127.0.0.1", new.port)
-        until(lambda: old.ask("ROLE"), lambda role: role[0] == "slave" and role[3] == "connected")
+        return old, new
 
     def wait_for_master(self, server: Server) -> None:
         """Wait until every Sentinel calls `server` master, and so does it itself."""
