@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "replay": ("core",),
     "config": ("core", "backends.durable"),
 }
-WIRING = {"cli", "logtools", "checktools", "story", "__main__", "__init__"}
+WIRING = {"cli", "logtools", "checktools", "story", "stage", "__main__", "__init__"}
 BANNED_IN_CORE = {
     "time",
     "random",
