@@ -188,7 +188,10 @@ def test_a_purge_and_another_task_do_not_concern_a_task() -> None:
 @given(st.integers(0, 253_402_300_799_999))
 @example(0)
 @example(951_782_399_999)  # the last millisecond of 28 February 2000, before a 29th
-@example(4_107_542_399_999)  # the same of 2100, which has none
+@example(951_868_799_999)  # that 29th, the last day of its four centuries
+@example(951_868_800_000)
+@example(4_107_542_399_999)  # the last millisecond of February 2100, which has no 29th
+@example(4_107_542_400_000)
 @example(253_402_300_799_999)  # the end of 9999
 def test_the_calendar_is_that_of_the_library(at_ms: int) -> None:
     seconds, ms = divmod(at_ms, 1000)
