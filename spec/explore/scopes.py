@@ -36,6 +36,8 @@ class Scope:
     seeds: tuple[int, ...] = (0,)
     whole: bool = False
     deep: bool = False
+    states_max: int = 20_000
+    """More than any scope has, so that a fault by which something grows for ever ends the exploration too."""
 
     def __post_init__(self) -> None:
         """What `reduced` relies on when it lets connections change places."""
@@ -121,6 +123,15 @@ SCOPES: Final[dict[str, Scope]] = {
             ),
         ),
         Scope(
+            "full",
+            "a bound on what waits, ready and delayed together, and tasks that come back past it",
+            4,
+            Policy(max_attempts=2, lease_ms=1, max_ready=2),
+            enqueues=(Enqueue(QUEUE, b""), Enqueue(QUEUE, b"", delay_ms=1)),
+            nacks=(("retry", 1),),
+            operators=(Redrive(QUEUE, 1), Purge(QUEUE, "scheduled")),
+        ),
+        Scope(
             "dedup",
             "two ids enqueued again and again, one with a window",
             4,
@@ -162,6 +173,7 @@ SCOPES: Final[dict[str, Scope]] = {
             Policy(max_attempts=2, lease_ms=1),
             **_SHARED,
             deep=True,
+            states_max=2_000_000,
         ),
         Scope(
             "everything",
@@ -173,6 +185,7 @@ SCOPES: Final[dict[str, Scope]] = {
             nacks=(("retry", UNSET), ("fatal", UNSET), ("release", UNSET)),
             operators=(Pause(QUEUE), Resume(QUEUE), Redrive(QUEUE, 1), Purge(QUEUE, "dead")),
             deep=True,
+            states_max=2_000_000,
         ),
     )
 }

@@ -14,13 +14,13 @@ from moxy.core.commands import UNSET, Ack, AnyCommand, Enqueue, Fetch, Nack, Tic
 from moxy.core.decider import decide
 from moxy.core.decision import Decision
 from moxy.core.errors import NOLEASE, Refused
-from moxy.core.events import AnyEvent, Expired, Failed, Requeued, TaskEvent
+from moxy.core.events import AnyEvent, Expired, Failed, Redriven, Released, Requeued, TaskEvent
 from moxy.core.heart import Heart
 from moxy.core.policy import Policy
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState
 from spec import explore
-from spec.explore import QUEUE, SCOPES, Scope, World, search
+from spec.explore import QUEUE, SCOPES, Scope, World, judging, search
 from spec.explore.__main__ import main
 from spec.explore.judging import take
 from spec.explore.telling import brief
@@ -33,6 +33,7 @@ COUNTS = {
     "nack and dead letter": (2202, 24279, 14),
     "ttl": (1717, 8059, 18),
     "pause": (5976, 46824, 16),
+    "full": (5341, 27838, 26),
     "dedup": (507, 1708, 13),
     "bound": (4013, 26101, 18),
     "own options": (864, 4701, 13),
@@ -216,6 +217,67 @@ def test_a_requeue_behind_the_backlog_is_found(monkeypatch: pytest.MonkeyPatch) 
     assert violation is not None
     assert violation.sentence == "I7: task '1-0000000000000000' lost its place: 1 became 2"
     assert violation.moves == 4  # enqueue, fetch for 1 ms, 1 ms passes, tick
+
+
+def charged_for_nothing(state: QueueState, event: AnyEvent) -> QueueState:
+    """An undelivered reply costs an attempt, and no number of them is too many."""
+    after = apply(state, event)
+    if not isinstance(event, Released) or event.cause != "undelivered":
+        return after
+    task = after.tasks[event.number]
+    tally = replace(task.tally, attempts=task.tally.attempts + 1)
+    return altered(after, replace(task, tally=tally))
+
+
+def test_an_attempt_charged_for_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant_of_apply(monkeypatch, charged_for_nothing)
+    violation = explore.explore(SCOPES["nack and dead letter"], apply=charged_for_nothing).violation
+    assert violation is not None
+    assert violation.sentence == "I8: task '1-0000000000000000' has 1 attempts, and 0 were charged"
+    assert violation.moves == 3  # enqueue, fetch, the reply is lost
+
+
+def test_what_grows_for_ever_ends_the_exploration_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same fault, with nobody who counts the attempts: there is always one more state."""
+    mutant_of_apply(monkeypatch, charged_for_nothing)
+    monkeypatch.setattr(judging, "_judge_tasks", lambda *arguments: None)
+    scope = Scope("endless", "", 1, Policy(max_attempts=0, lease_ms=1, backoff_ms=1), undelivers=True, states_max=500)
+    violation = explore.explore(scope, apply=charged_for_nothing).violation
+    assert violation is not None
+    assert violation.sentence == "501 states, and no end of them: something grows"
+    assert "cause='undelivered'" in violation.transcript
+
+
+def test_a_redrive_to_an_old_place_or_with_old_attempts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_its_old_place(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, place=task.number))
+
+    def with_its_old_attempts(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, tally=replace(task.tally, attempts=task.tally.failures)))
+
+    for fault, sentence in ((at_its_old_place, "I7: task"), (with_its_old_attempts, "I8: task")):
+        with monkeypatch.context() as patch:
+            and_then(patch, Redriven, fault)
+            violation = explore.explore(SCOPES["nack and dead letter"]).violation
+        assert violation is not None
+        assert violation.sentence.startswith(sentence)
+        assert violation.transcript.splitlines()[-1].lstrip().startswith("-> Redriven(")
+
+
+def test_a_bound_that_does_not_count_delayed_tasks_is_found() -> None:
+    def blind(state: QueueState, command: AnyCommand, now_ms: int, seed: int) -> Decision:
+        if isinstance(command, Enqueue) and len(state.scheduled) and len(state.ready) < state.policy.max_ready:
+            opened = altered(state, policy=replace(state.policy, max_ready=0))
+            decision = decide(opened, command, now_ms, seed)
+            return replace(decision, state=altered(decision.state, policy=state.policy))
+        return decide(state, command, now_ms, seed)
+
+    violation = explore.explore(SCOPES["full"], decide=blind).violation
+    assert violation is not None
+    assert violation.sentence == "FULL was due, and it was carried out"
+    assert violation.moves == 3
 
 
 def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,15 @@ def test_limits_are_inclusive() -> None:
         assert outcome_however_cut(data, **limits) == ([], "Protocol error: " + text)
 
 
+@pytest.mark.parametrize("limit", [1024, 1025, 2000])
+def test_the_limit_of_a_bulk_is_inclusive_also_where_lengths_are_not_looked_up(limit: int) -> None:
+    """Lengths up to 1,024 come out of a table; above, and in pieces, the header is read by another method."""
+    at_limit = request(b"ECHO", b"a" * limit)
+    assert outcome_however_cut(at_limit, bulk_bytes_max=limit) == ([[b"ECHO", b"a" * limit]], None)
+    over = f"Protocol error: invalid bulk length: {limit + 1} bytes is over the limit of {limit}"
+    assert outcome_however_cut(request(b"ECHO", b"a" * (limit + 1)), bulk_bytes_max=limit) == ([], over)
+
+
 def test_limits_can_be_tightened_and_widened_between_commands() -> None:
     parser = Parser()
     parser.set_limits(bulk_bytes_max=16 * 1024, elements_max=10)
