@@ -219,19 +219,16 @@ def test_a_requeue_behind_the_backlog_is_found(monkeypatch: pytest.MonkeyPatch) 
     assert violation.moves == 4  # enqueue, fetch for 1 ms, 1 ms passes, tick
 
 
-def charged_for_nothing(state: QueueState, event: AnyEvent) -> QueueState:
+def charged_for_nothing(heart: Heart, event: Released) -> None:
     """An undelivered reply costs an attempt, and no number of them is too many."""
-    after = apply(state, event)
-    if not isinstance(event, Released) or event.cause != "undelivered":
-        return after
-    task = after.tasks[event.number]
-    tally = replace(task.tally, attempts=task.tally.attempts + 1)
-    return altered(after, replace(task, tally=tally))
+    if event.cause == "undelivered":
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, tally=replace(task.tally, attempts=task.tally.attempts + 1)))
 
 
 def test_an_attempt_charged_for_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant_of_apply(monkeypatch, charged_for_nothing)
-    violation = explore.explore(SCOPES["nack and dead letter"], apply=charged_for_nothing).violation
+    and_then(monkeypatch, Released, charged_for_nothing)
+    violation = explore.explore(SCOPES["nack and dead letter"]).violation
     assert violation is not None
     assert violation.sentence == "I8: task '1-0000000000000000' has 1 attempts, and 0 were charged"
     assert violation.moves == 3  # enqueue, fetch, the reply is lost
@@ -239,10 +236,10 @@ def test_an_attempt_charged_for_nothing_is_found(monkeypatch: pytest.MonkeyPatch
 
 def test_what_grows_for_ever_ends_the_exploration_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same fault, with nobody who counts the attempts: there is always one more state."""
-    mutant_of_apply(monkeypatch, charged_for_nothing)
+    and_then(monkeypatch, Released, charged_for_nothing)
     monkeypatch.setattr(judging, "_judge_tasks", lambda *arguments: None)
     scope = Scope("endless", "", 1, Policy(max_attempts=0, lease_ms=1, backoff_ms=1), undelivers=True, states_max=500)
-    violation = explore.explore(scope, apply=charged_for_nothing).violation
+    violation = explore.explore(scope).violation
     assert violation is not None
     assert violation.sentence == "501 states, and no end of them: something grows"
     assert "cause='undelivered'" in violation.transcript
