@@ -8,11 +8,9 @@ failed while running, 5 backend unreachable at start, 6 data directory in use.
 
 import asyncio
 import gc
-import os
 import secrets
 import select
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import EVENTS_MAX
 from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
 from moxy.backends.redis.errors import Unreachable
+from moxy.backends.redis.library import server_name
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT
 from moxy.bench.command import bench
@@ -357,12 +356,11 @@ async def open_redis(config: ServeConfig, say: Journalist) -> tuple[Clock, Backe
     for warning in facts.warnings:
         say("redis.warning", text=warning)
     clock = SystemClock()
-    server_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}".replace(":", "-")
     backend = RedisBackend(
         link,
         clock,
         RandomIds(),
-        server_id,
+        server_name(),
         config.policy,
         config.redis_prefix,
         config.retain_events,

@@ -8,6 +8,7 @@ A directory is read without its lock, so it may be live or a copy. Of a Redis on
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, final
 
 import click
@@ -93,9 +94,18 @@ def read_once(source: Source, prefix: str, look: Callable[[Readable], Answer]) -
         raise overtaken(source) from None
 
 
-def tail_of(source: Source, prefix: str) -> Following:
-    """The log to be followed."""
-    return Tail(disk_of(source)) if isinstance(source, str) else RedisTail(RedisLog(source, prefix))
+@contextmanager
+def followed(source: Source, prefix: str) -> Iterator[Following]:
+    """The log, to be read on as it grows."""
+    if isinstance(source, str):
+        disk = disk_of(source)
+        try:
+            yield Tail(disk)
+        finally:
+            disk.close()
+    else:
+        with RedisLog(source, prefix) as log:
+            yield RedisTail(log)
 
 
 # A directory
@@ -179,7 +189,11 @@ class RedisLog:
         self._loop: Final = asyncio.new_event_loop()
         self._prefix: Final = prefix
         self._link: Final = Link(address, [])
-        self._run(self._link.connect())
+        try:
+            self._run(self._link.connect())
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "RedisLog":
         return self

@@ -33,10 +33,10 @@ from moxy.logsource import (
     Readable,
     Source,
     disk_of,
+    followed,
     read,
     read_once,
     reread,
-    tail_of,
     verify_redis,
 )
 from moxy.replay import Change, diff, fold, of_task, states_at, what_if, within
@@ -98,32 +98,37 @@ def events(
     One a line: JSON in a pipe, a readable line on a terminal.
     """
     people = sys.stdout.isatty() and not as_json
-    tail, doubt = tail_of(source, redis_prefix), ""
-    while True:
-        for number, event in tail.look():
-            _tell_missed(tail)
-            if (
-                (queue is None or event.queue == queue)
-                and (task is None or (isinstance(event, TaskEvent) and event.task_id == task))
-                and (kind is None or type(event).__name__ == kind)
-                and (since is None or _from(event, since))
-                and (until is None or within(event, *until))
-            ):
-                click.echo(_line(event) if people else to_json(number, event))
-        if tail.doubt is not None and (not follow or doubt == str(tail.doubt)):
-            raise tail.doubt
-        if not follow:
-            return
-        doubt = str(tail.doubt or "")
-        time.sleep(_FOLLOW_S)
+
+    def wanted(event: AnyEvent) -> bool:
+        return (
+            (queue is None or event.queue == queue)
+            and (task is None or (isinstance(event, TaskEvent) and event.task_id == task))
+            and (kind is None or type(event).__name__ == kind)
+            and (since is None or _from(event, since))
+            and (until is None or within(event, *until))
+        )
+
+    with followed(source, redis_prefix) as log:
+        doubt = ""
+        while True:
+            for number, event in log.look():
+                _tell_missed(log)
+                if wanted(event):
+                    click.echo(_line(event) if people else to_json(number, event))
+            if log.doubt is not None and (not follow or doubt == str(log.doubt)):
+                raise log.doubt
+            if not follow:
+                return
+            doubt = str(log.doubt or "")
+            time.sleep(_FOLLOW_S)
 
 
-def _tell_missed(tail: Following) -> None:
+def _tell_missed(log: Following) -> None:
     """Say on stderr what was dropped while it was still to be read; a log that begins later is not worth a word."""
-    for first, last in tail.missed:
+    for first, last in log.missed:
         if first > 1:
             click.echo(f"events {first} to {last} of the log were dropped before they could be read", err=True)
-    tail.missed.clear()
+    log.missed.clear()
 
 
 def _from(event: AnyEvent, point: Position) -> bool:
