@@ -90,6 +90,7 @@ def test_a_queue_that_is_on_the_move_waits_or_is_refused(cluster: Cluster) -> No
             cluster.move_keys(source, target, more)
             [refused] = await impatient.run([push(queue, "c", more="more")])
             assert text_of(refused) == f"Redis Cluster is moving this queue to another node: {NOTHING}"
+            assert impatient.in_trouble
             batch = asyncio.ensure_future(patient.run([push(queue, "d", more="more"), push(queue, "e", more="more")]))
             await asyncio.sleep(0)
             cluster.move_keys(source, target, key)
@@ -97,6 +98,7 @@ def test_a_queue_that_is_on_the_move_waits_or_is_refused(cluster: Cluster) -> No
             assert await impatient.run([read(queue)]) == [[b"a", b"b", b"d", b"e"]]
             cluster.end_move(key, source, target)
             assert await impatient.run([push(queue, "f", more="more")]) == [5]
+            assert not impatient.in_trouble
 
     run(story())
 

@@ -129,6 +129,11 @@ class Link:
         key = key.decode() if isinstance(key, bytes) else str(key)
         return _value((await self._delivery.carry([Errand(words, key, self._route.slot(key), idempotent)]))[0])
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether what came last, to some node or about some slot, was turned away."""
+        return self._delivery.in_trouble
+
     async def close(self) -> None:
         """Let go of all connections."""
         if self._watch is not None:
