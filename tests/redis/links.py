@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -24,8 +25,8 @@ _names = itertools.count()
 
 
 def new_queue() -> str:
-    """A queue that no other test has."""
-    return f"q{next(_names)}"
+    """A queue that no other test has, nor anybody else."""
+    return f"moxy-test-{os.getpid()}-{next(_names)}"
 
 
 def push(queue: str, value: str, *, more: str = "", idempotent: bool = False) -> Call:

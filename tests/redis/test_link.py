@@ -39,14 +39,16 @@ from tests.redis.support import REDIS, Cluster, Server, Watched, binaries, free_
 # The way to a server
 
 
-async def works(address: str) -> None:
+async def works(address: str, *, leave_nothing: bool = False) -> None:
     queue = new_queue()
     async with linked(address) as link:
         assert await link.run([push(queue, "a"), read(queue)]) == [1, [b"a"]]
+        if leave_nothing:
+            assert await link.run([Call(DROP, queue, [f"{{{queue}}}:list"], [], False)]) == [1]
 
 
 def test_any_server_runs_scripts(redis_addr: str) -> None:
-    run(works(redis_addr))
+    run(works(redis_addr, leave_nothing=True))
 
 
 def test_a_sentinel_leads_to_the_master(watched: Watched) -> None:

@@ -70,10 +70,10 @@ class Link:
             if not facts.refusal:
                 for node in self._route.nodes():
                     _value((await node.exchange(pack([("PING",)]), 1))[0])
-        except BackendDown as error:
-            raise Unreachable(f"{self.address.display}: {error.sentence}") from None
-        except (Missed, RedisError) as fault:
-            raise Unreachable(f"{self.address.display}: {down(fault).sentence}") from None
+        except (BackendDown, Missed, RedisError) as error:
+            await self.close()
+            sentence = (error if isinstance(error, BackendDown) else down(error)).sentence
+            raise Unreachable(f"{self.address.display}: {sentence}") from None
         self._watch_sentinels()
         self.reconnects = 0
         return facts
