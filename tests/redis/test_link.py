@@ -25,6 +25,7 @@ from tests.redis.links import (
     NOTHING,
     SCRIPTS,
     UNKNOWN,
+    cutting,
     linked,
     new_queue,
     push,
@@ -38,14 +39,16 @@ from tests.redis.support import REDIS, Cluster, Server, Watched, binaries, free_
 # The way to a server
 
 
-async def works(address: str) -> None:
+async def works(address: str, *, leave_nothing: bool = False) -> None:
     queue = new_queue()
     async with linked(address) as link:
         assert await link.run([push(queue, "a"), read(queue)]) == [1, [b"a"]]
+        if leave_nothing:
+            assert await link.run([Call(DROP, queue, [f"{{{queue}}}:list"], [], False)]) == [1]
 
 
 def test_any_server_runs_scripts(redis_addr: str) -> None:
-    run(works(redis_addr))
+    run(works(redis_addr, leave_nothing=True))
 
 
 def test_a_sentinel_leads_to_the_master(watched: Watched) -> None:
@@ -267,9 +270,11 @@ def test_a_server_that_dies_is_refused_for_and_served_from_again_when_it_is_back
             with pytest.raises(BackendDown, match="cannot be reached"):
                 await link.command("PING")
             assert link.reconnects == 0
+            assert link.in_trouble
             await asyncio.to_thread(server.start)
             assert await link.run([push(queue, "d"), read(queue)]) == [2, [b"a", b"d"]]
             assert link.reconnects == 1
+            assert not link.in_trouble
 
     with serving(kind, appendonly="yes", appendfsync="always") as server:
         run(story(server), loop)
@@ -405,6 +410,50 @@ def test_a_server_that_loads_its_data(kind: str) -> None:
 
     # 3 ms a key, and an ear for clients after every kilobyte
     with serving(kind, key_load_delay="3000", loading_process_events_interval_bytes="1024") as server:
+        run(story(server))
+
+
+def test_a_reply_that_is_lost_is_unknown_and_what_may_be_sent_again_is(server: Server) -> None:
+    async def story() -> None:
+        queue = new_queue()
+        async with cutting(server.port) as cutter, linked(cutter.address, retry_s=20) as link:
+            cutter.lines_left = 1
+            first, lost, reading = await link.run([push(queue, "a"), push(queue, "b"), read(queue)])
+            assert first == 1
+            assert text_of(lost).startswith("the connection to Redis was lost before it answered")
+            assert text_of(lost).endswith(UNKNOWN)
+            assert reading == [b"a", b"b"]
+            assert link.reconnects == 1
+
+    run(story())
+
+
+def test_scripts_whose_loading_is_cut_off_leave_no_doubt(server: Server) -> None:
+    async def story() -> None:
+        queue = new_queue()
+        async with cutting(server.port) as cutter, linked(cutter.address, retry_s=20) as link:
+            await cutter.cut()
+            cutter.lines_left = 4  # CLIENT SETNAME and SETINFO are three; then come the scripts
+            assert await link.run([push(queue, "a"), push(queue, "b")]) == [1, 2]
+            assert link.reconnects == 2
+
+    run(story())
+
+
+def test_what_was_turned_away_stays_behind_what_may_have_run(kind: str) -> None:
+    async def story(server: Server) -> None:
+        queue = new_queue()
+        async with cutting(server.port) as cutter, linked(cutter.address, retry_s=20) as link:
+            with spinning(server):
+                cutter.lines_left = 1  # the first is told BUSY, the second may have been told anything
+                batch = asyncio.ensure_future(link.run([push(queue, "a"), push(queue, "b", idempotent=True)]))
+                while cutter.lines_left is not None:
+                    await asyncio.sleep(0)
+            refused, ran = await batch
+            assert text_of(refused) == f"Redis is busy with a script that runs too long: {NOTHING}"
+            assert ran == 1
+
+    with serving(kind, lua_time_limit="10") as server:
         run(story(server))
 
 

@@ -70,10 +70,10 @@ class Link:
             if not facts.refusal:
                 for node in self._route.nodes():
                     _value((await node.exchange(pack([("PING",)]), 1))[0])
-        except BackendDown as error:
-            raise Unreachable(f"{self.address.display}: {error.sentence}") from None
-        except (Missed, RedisError) as fault:
-            raise Unreachable(f"{self.address.display}: {down(fault).sentence}") from None
+        except (BackendDown, Missed, RedisError) as error:
+            await self.close()
+            sentence = (error if isinstance(error, BackendDown) else down(error)).sentence
+            raise Unreachable(f"{self.address.display}: {sentence}") from None
         self._watch_sentinels()
         self.reconnects = 0
         return facts
@@ -128,6 +128,11 @@ class Link:
         key = words[1] if len(words) > 1 else ""
         key = key.decode() if isinstance(key, bytes) else str(key)
         return _value((await self._delivery.carry([Errand(words, key, self._route.slot(key), idempotent)]))[0])
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether what came last, to some node or about some slot, was turned away."""
+        return self._delivery.in_trouble
 
     async def close(self) -> None:
         """Let go of all connections."""

@@ -27,7 +27,7 @@ class Listener:
     """Calls `on_message(channel, data)` for each message on `channels`, in order, from the loop that runs it.
 
     `on_reconnect()` is called each time a lost connection has been replaced and hears again; `on_trouble(sentence)`,
-    if given, once when it is lost. After `quiet_s` of silence the server is asked whether it is still there. `dial`
+    if given, once per loss. After `quiet_s` of silence the server is asked whether it is still there. `dial`
     may lead elsewhere than the address does.
     """
 
@@ -54,7 +54,7 @@ class Listener:
 
     def start(self) -> None:
         """Begin to listen, in a task of its own."""
-        self._task = asyncio.ensure_future(self._run())
+        self._task = asyncio.ensure_future(self.run())
 
     async def listening(self) -> None:
         """Return once every channel is subscribed. After a loss, once it is again."""
@@ -73,9 +73,10 @@ class Listener:
         finally:
             self._task = None
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Listen for ever. `start` and `close` do this in a task; raises what a callback raises."""
         pause_s = _FIRST_PAUSE_S
-        heard = False
+        heard = told = False
         while True:
             try:
                 connection = await self._dial()
@@ -85,13 +86,14 @@ class Listener:
                     self._listening.set()
                     if heard:
                         self._on_reconnect()
-                    heard = True
+                    heard, told = True, False
                     await self._hear(connection)
                 finally:
                     cut(connection)
             except (Missed, RedisError, OSError) as error:
-                if self._on_trouble is not None and (self._listening.is_set() or not heard):
+                if self._on_trouble is not None and not told:
                     self._on_trouble(str(error) if isinstance(error, OSError) else down(error).sentence)
+                    told = True
                 self._listening.clear()
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
