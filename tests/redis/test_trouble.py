@@ -252,6 +252,7 @@ def test_a_redis_that_answers_nothing_leaves_the_outcome_unknown() -> None:
         moxy(f"redis://{redis.address}?socket_timeout=0.3&socket_connect_timeout=0.3") as server,
         server.client() as client,
     ):
+        client("MOXY.CONFIG", "jobs", "max_attempts", 3)  # what comes next is one call, with nothing before it
         certain, unknown = [], []
         while not unknown and len(certain) < 5:
             payload = f"x{len(certain)}"
@@ -492,10 +493,10 @@ def test_redis_killed_under_load_again_and_again(kind: str, pool: ProcessPoolExe
     killed_under_load(kind, pool, int(os.environ.get("CRASH_CYCLES", "20")))
 
 
-def test_a_killed_redis_that_syncs_every_second_has_all_that_it_wrote(kind: str) -> None:
+def test_a_killed_redis_that_syncs_every_second_has_all_that_it_wrote(one_kind: str) -> None:
     """Redis writes before it answers, unless a sync is under way just then: so its word is awaited."""
     with (
-        serving(kind, appendonly="yes", appendfsync="everysec") as redis,
+        serving(one_kind, appendonly="yes", appendfsync="everysec") as redis,
         moxy(redis.address) as server,
         server.client() as client,
     ):
@@ -520,34 +521,35 @@ def persistence(redis: Server) -> dict[str, Any]:
 # Lost
 
 
-def check_new_epoch(client: Client, old: Sequence[dict[str, Any]], token_seen: int) -> None:
+def check_new_epoch(client: Client, old: Sequence[dict[str, Any]], token_seen: int, queue: str = "jobs") -> None:
     """Old lease ids are void, and tokens go on above all that anybody was given."""
     for lease in old:
         for words in (("MOXY.ACK", lease["lease_id"]), ("MOXY.EXTEND", lease["lease_id"], 1000)):
             assert client(*words).code == "NOLEASE", words
-    client("MOXY.ENQUEUE", "jobs", "after", "PRIORITY", 9)
-    (task,) = fetch(client, "jobs", 600_000)
+    client("MOXY.ENQUEUE", queue, "after", "PRIORITY", 9)
+    (task,) = fetch(client, queue, 600_000)
     assert task["token"] > token_seen
     assert client("MOXY.ACK", task["lease_id"]) == "OK"
-    assert client.map("MOXY.INFO", "jobs")["epoch"] == 1
-    assert b"jobs" in client("MOXY.QUEUES")[1]
+    assert client.map("MOXY.INFO", queue)["epoch"] == 1
+    assert queue.encode() in client("MOXY.QUEUES")[1]
 
 
-def check_said(*servers: Moxy) -> None:
+def check_said(*servers: Moxy, queue: str = "jobs") -> None:
     """As an error, once, by whoever noticed; who hears of the new epoch from another has nothing to add."""
-    until(lambda: [said for server in servers for said in server.said("redis.rollback")])
+    until(lambda: [said for server in servers for said in server.said("redis.rollback") if said["queue"] == queue])
     for server in servers:
-        said = server.said("redis.rollback")
-        assert server.info()["redis_rollbacks"] == str(len(said))
-        for one in said:
-            assert (one["level"], one["queue"], one["epoch"]) == ("error", "jobs", 1)
-            assert one["seq_found"] < one["seq_seen"]
+        every = server.said("redis.rollback")
+        assert server.info()["redis_rollbacks"] == str(len(every))
+        said = [one for one in every if one["queue"] == queue]
         assert len(said) <= 1
+        for one in said:
+            assert (one["level"], one["epoch"]) == ("error", 1)
+            assert one["seq_found"] < one["seq_seen"]
 
 
-def test_a_restart_without_a_disk_is_a_new_epoch(kind: str) -> None:
+def test_a_restart_without_a_disk_is_a_new_epoch(one_kind: str) -> None:
     with (
-        serving(kind) as redis,
+        serving(one_kind) as redis,
         moxy(redis.address) as server,
         moxy(redis.address) as other,
         server.client() as client,
@@ -564,21 +566,21 @@ def test_a_restart_without_a_disk_is_a_new_epoch(kind: str) -> None:
         assert client.map("MOXY.STATS", "jobs")["ready"] == 0, "what is lost is lost, and nothing is made up"
 
 
-@pytest.mark.parametrize("first", ["MOXY.ENQUEUE jobs x", "MOXY.ACK {lease}", "MOXY.STATS jobs", "MOXY.FETCH jobs 10"])
-def test_flushall_is_noticed_by_whatever_comes_next(redis: Server, first: str) -> None:
+@pytest.mark.parametrize(
+    "first", ["MOXY.ENQUEUE {queue} x", "MOXY.ACK {lease}", "MOXY.STATS {queue}", "MOXY.FETCH {queue} 10"]
+)
+def test_flushall_is_noticed_by_whatever_comes_next(redis: Server, server: Moxy, client: Client, first: str) -> None:
+    queue = new_queue()
+    client("MOXY.MENQUEUE", queue, *"abc")
+    old = fetch(client, queue, 600_000, "COUNT", 2)
     redis.ask("FLUSHALL")
-    with moxy(redis.address) as server, server.client() as client:
-        client("MOXY.MENQUEUE", "jobs", *"abc")
-        old = fetch(client, "jobs", 600_000, "COUNT", 2)
-        redis.ask("FLUSHALL")
-        client(*first.format(lease=old[0]["lease_id"]).split())
-        check_new_epoch(client, old, 2)
-        check_said(server)
-        redis.ask("FLUSHALL")
+    client(*first.format(queue=queue, lease=old[0]["lease_id"]).split())
+    check_new_epoch(client, old, 2, queue)
+    check_said(server, queue=queue)
 
 
-def test_leases_that_come_back_from_a_snapshot_are_void_and_their_tasks_ready(kind: str) -> None:
-    with serving(kind, save="3600 1000000") as redis, moxy(redis.address) as server, server.client() as client:
+def test_leases_that_come_back_from_a_snapshot_are_void_and_their_tasks_ready(one_kind: str) -> None:
+    with serving(one_kind, save="3600 1000000") as redis, moxy(redis.address) as server, server.client() as client:
         client("MOXY.CONFIG", "jobs", "max_attempts", 3)
         for name in ("held", "acked", "ready"):
             client("MOXY.ENQUEUE", "jobs", name, "ID", name)
@@ -644,7 +646,7 @@ def test_a_cluster_serves_fifty_queues_while_a_slot_moves(cluster: Cluster) -> N
         for thread in threads:
             thread.start()
         for moved, queue in enumerate(queues[:3], 1):
-            until(lambda: min(len(worker.recorder.ops) for worker in workers), lambda ops, n=200 * moved: ops > n)
+            until(lambda: min(len(worker.recorder.ops) for worker in workers), lambda ops, n=100 * moved: ops > n)
             cluster.move(key_of("moving", queue, "meta"))
         for worker in workers:
             worker.enqueuing = False
@@ -653,7 +655,7 @@ def test_a_cluster_serves_fifty_queues_while_a_slot_moves(cluster: Cluster) -> N
         failures = [worker.failure for worker in workers if worker.failure is not None]
         assert not failures, failures
         ops = settled(op for worker in workers for op in worker.recorder.ops)
-        assert len(ops) > 1000
+        assert len(ops) > 400
         with second.client() as client:
             left = {
                 entry["payload"]: state
