@@ -122,8 +122,9 @@ def keys_in(redis: Server, pattern: str = "*") -> set[str]:
 
 
 def dump_of(redis: Server, queue: str, prefix: str = "moxy") -> dict[str, Any]:
-    """Every key of a queue, value for value, whatever its type."""
-    return {name: redis.ask("DUMP", key_of(prefix, queue, name)) for name in KEY_NAMES if name != "waiting"}
+    """Every key of a queue, value for value, whatever its type; but for who waits, as that is no part of the queue."""
+    with Client(("127.0.0.1", redis.port)) as client:
+        return {name: client("DUMP", key_of(prefix, queue, name)) for name in KEY_NAMES if name != "waiting"}
 
 
 class Witness:

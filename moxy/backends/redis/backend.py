@@ -10,6 +10,7 @@ and by `describe`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, final
 
 from msgspec.structs import asdict, replace
@@ -296,9 +297,11 @@ class RedisBackend:
         return 0 if seen is None else seen.seq
 
     async def begin_epochs(self) -> None:
-        """After a reconnect: look at every queue that was seen."""
+        """After a reconnect: look at every queue that was seen, and have it found by its name. Raises BackendDown."""
         for queue in self.seen_queues:
             await self._begin_epoch(queue)
+        # In a Cluster the names are on one node, which may have lost them when no queue of its own has lost anything.
+        await self._write_names({queue for queue in self.seen_queues if self.seq_of(queue)})
 
     async def _begin_epoch(self, queue: str) -> None:
         """If Redis knows less of the queue than was seen, go on in a new epoch, in which old leases are void."""
@@ -314,7 +317,7 @@ class RedisBackend:
             if isinstance(reply, list) and reply[0] == 1 and reply[1] > was[0]:
                 if seen.epoch == was[0]:
                     self.rollbacks += 1
-                    self._registered.discard(queue)
+                    await self._write_name_again(queue)
                     self._say("redis.rollback", queue=queue, epoch=reply[1], seq_seen=was[1], seq_found=reply[2] - 1)
                 seen.epoch, seen.seq = reply[1], reply[3]
             (result,) = self._results(queue, 1, reply)
@@ -347,13 +350,24 @@ class RedisBackend:
         new = {c.queue for c in commands if type(c) in CREATING and c.queue not in self._registered}
         if not new:
             return None
-        members = [word for queue in sorted(new) for word in (0, queue)]
         try:
-            await self._link.command("ZADD", f"{self._prefix}:queues", *members)
+            await self._write_names(new)
         except BackendDown as down:
             return down.refused()
-        self._registered.update(new)
         return None
+
+    async def _write_name_again(self, queue: str) -> None:
+        """Redis has lost events of the queue, so perhaps its name too. If it cannot be written now: later."""
+        self._registered.discard(queue)
+        with suppress(BackendDown):
+            await self._write_names({queue})
+
+    async def _write_names(self, queues: Collection[str]) -> None:
+        """Raises BackendDown."""
+        if queues:
+            members = [word for queue in sorted(queues) for word in (0, queue)]
+            await self._link.command("ZADD", f"{self._prefix}:queues", *members)
+            self._registered.update(queues)
 
 
 def _batches(jobs: Sequence[Job]) -> Iterator[list[int]]:
