@@ -114,6 +114,9 @@ class Server:
             await self._goodbye()
         finally:
             if self._door is not None:
+                for link in list(self._links.values()):
+                    link.abort()
+                await asyncio.sleep(0)  # they hear of it
                 self._door.close()
 
     def stop(self) -> None:
@@ -288,7 +291,7 @@ class Server:
             await asyncio.sleep(0.01)
         for link in list(self._links.values()):
             link.abort()
-        await asyncio.sleep(0)  # they hear of it
+        await asyncio.sleep(0)
         await self.service.turn()  # the bound leases of those who were still here
         await self._backend.close()
 

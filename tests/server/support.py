@@ -286,8 +286,9 @@ class House:
     def join(self) -> None:
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive(), "the server does not stop"
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def say(self, event: str, **fields: str | int) -> None:
         self.said.append((event, fields))
