@@ -11,11 +11,12 @@ import gc
 import os
 import select
 import socket
+import sys
 import time
 from array import array
 from collections import Counter
-from multiprocessing.connection import Connection
-from typing import Final, final
+from pathlib import Path
+from typing import BinaryIO, Final, final
 
 import msgspec
 
@@ -23,8 +24,9 @@ from moxy.bench.drivers import DRIVERS, KEY_BYTES, Driver
 
 _SILENCE_S: Final = 20.0
 _RAW_BYTES_MAX: Final = 1 << 26
-_RECEIVE_BYTES: Final = 1 << 18
+_RECEIVE_BYTES: Final = 1 << 15
 ENQUEUE, LEASE, ACK = range(3)
+READY: Final = b"ready\n"
 KINDS: Final = ("enqueue", "lease", "ack")
 
 
@@ -54,6 +56,7 @@ class Share(msgspec.Struct, frozen=True):
 class Books(msgspec.Struct, frozen=True):
     """What one process saw. Times in nanoseconds of the monotonic clock, which all processes share.
 
+    `cpu_ns` it ran; `waited_ns` it could have run, but another process had its core.
     `latencies_us`: for enqueue, lease and ack, how many replies took so many microseconds. `numbers`: the tasks that
     it got, warm-up included, as 64-bit integers in the order in which they came.
     """
@@ -61,6 +64,7 @@ class Books(msgspec.Struct, frozen=True):
     began_ns: int
     ended_ns: int
     cpu_ns: int
+    waited_ns: int
     tasks: int
     latencies_us: tuple[dict[int, int], dict[int, int], dict[int, int]]
     numbers: bytes
@@ -240,6 +244,17 @@ class Client:
         self._raw_bytes = 0
 
 
+def waited_for_cpu_ns(pid: int | str = "self") -> int:
+    """How long a process was ready to run and did not, since its start; 0 where the kernel does not say.
+
+    Of its first thread only, which is the one that matters here.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+    except OSError:
+        return 0
+
+
 def _told(chunks: list[bytes]) -> str:
     """The first line that looks like an error, or else the beginning."""
     data = b"".join(chunks)
@@ -247,9 +262,9 @@ def _told(chunks: list[bytes]) -> str:
     return repr(data[at if at > 1 else 0 :][:120])
 
 
-def work(share: Share, pipe: Connection) -> None:
-    """The life of the process: connect, warm up, say so, wait for the word, do the share, hand over the books."""
-    began_ns = ended_ns = cpu_ns = 0
+def work(share: Share, ask: BinaryIO, tell: BinaryIO) -> None:
+    """The life of the process: connect, warm up, say so in a line, wait for one, do the share, hand over the books."""
+    began_ns = ended_ns = cpu_ns = waited_ns = 0
     client: Client | None = None
     failure = ""
     try:
@@ -258,22 +273,28 @@ def work(share: Share, pipe: Connection) -> None:
         gc.disable()
         client = Client(share)
         client.drive(share.warm_up)
-        pipe.send(b"")
-        pipe.recv()
-        cpu_ns, began_ns = time.process_time_ns(), time.perf_counter_ns()
+        tell.write(READY)
+        tell.flush()
+        if not ask.readline():
+            return  # whoever started this is gone
+        cpu_ns, waited_ns, began_ns = time.process_time_ns(), waited_for_cpu_ns(), time.perf_counter_ns()
         client.drive(share.batches)
-        ended_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns() - cpu_ns
+        ended_ns = time.perf_counter_ns()
+        cpu_ns, waited_ns = time.process_time_ns() - cpu_ns, waited_for_cpu_ns() - waited_ns
         client.read_keys()
     except (Failed, OSError) as error:
         failure = str(error) or type(error).__name__
-    except EOFError:
-        return  # whoever started this is gone
-    tasks = share.batches * share.pipeline
     if client is None:
-        books = Books(0, 0, 0, 0, ({}, {}, {}), b"", 0, failure)
+        books = Books(0, 0, 0, 0, 0, ({}, {}, {}), b"", 0, failure)
     else:
         enqueue, lease, ack = (dict(counter) for counter in client.latencies_us)
         numbers, foreign = client.numbers.tobytes(), client.foreign
-        books = Books(began_ns, ended_ns, cpu_ns, tasks, (enqueue, lease, ack), numbers, foreign, failure)
+        tasks = share.batches * share.pipeline
+        books = Books(began_ns, ended_ns, cpu_ns, waited_ns, tasks, (enqueue, lease, ack), numbers, foreign, failure)
         client.close()
-    pipe.send(msgspec.msgpack.encode(books))
+    tell.write(msgspec.msgpack.encode(books))
+    tell.flush()
+
+
+if __name__ == "__main__":
+    work(msgspec.json.decode(sys.stdin.buffer.readline(), type=Share), sys.stdin.buffer, sys.stdout.buffer)

@@ -17,6 +17,7 @@ from moxy.bench.client import KINDS
 from moxy.bench.run import BUSY, Plan, Result, client_cores, cores
 
 OURS: Final = "moxy"
+STOLEN_WORTH_A_WORD: Final = 0.1
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -39,6 +40,7 @@ class Summary(msgspec.Struct, frozen=True):
     by_kind_p99_us: dict[str, float]
     client_cpu: float
     server_cpu: float | None
+    stolen: float
     client_is_the_limit: bool
     ratio: float | None
     ratio_low: float | None
@@ -116,6 +118,7 @@ def _summary(name: str, version: str, runs: Sequence[Result], ours: Sequence[Res
         {kind: _middle(sound, kind, "p99_us") for kind in KINDS},
         median([run.client_cpu for run in sound] or [0.0]),
         median(busy) if busy else None,
+        median([run.stolen for run in sound] or [0.0]),
         sum(run.client_is_the_limit for run in sound) * 2 > len(sound),
         median(our_rates) / median(rates) if ratios else None,
         min(ratios) if ratios else None,
@@ -173,6 +176,13 @@ def show(report: Report, console: Console) -> None:
         if s.client_is_the_limit:
             console.print(
                 f"{s.server}: the client was the bottleneck (above {BUSY:.0%} of its core): it may do more than this.",
+                soft_wrap=True,
+                highlight=False,
+            )
+        if s.stolen > STOLEN_WORTH_A_WORD:
+            console.print(
+                f"{s.server}: other processes had its core or the client's for {s.stolen:.0%} of the time: "
+                "absolute figures mean little, ratios a little more.",
                 soft_wrap=True,
                 highlight=False,
             )
