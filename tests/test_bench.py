@@ -108,6 +108,16 @@ def test_replies_that_are_one_short_are_not_taken(name: str) -> None:
     assert not more.acked(acked)
 
 
+@pytest.mark.parametrize(
+    ("name", "word", "other"), [("moxy", b"task_id", b"task_ix"), ("moxy", b"lease_id", b"lease_ix")]
+)
+def test_replies_of_another_shape_are_not_taken(name: str, word: bytes, other: bytes) -> None:
+    made = driver(name)
+    enqueued, leased, _, _ = replies(name, made)
+    assert made.acks(leased.replace(word, other)) is None
+    assert made.enqueued(enqueued.replace(b"task_id", b"task_ix")) is False
+
+
 REFUSALS = {
     "beanstalkd": [b"TIMED_OUT\r\n", b"NOT_FOUND\r\n", b"OUT_OF_MEMORY\r\n"],
     "moxy": [b"-ERR no\r\n", b"$-1\r\n", b"*-1\r\n", b"_\r\n"],
@@ -157,7 +167,7 @@ class Faulty:
                     if said is None:
                         return
                     out += said
-                connection.sendall(out)
+                connection.sendall(out + (b"+" if self.fault == "half a reply too many" and self.count > 60 else b""))
 
     def answer(self, command: list[bytes]) -> bytes | None:
         verb = command[0]
@@ -180,7 +190,9 @@ class Faulty:
             if self.fault == "a task twice":
                 self.tasks.appendleft(payload)
             if self.fault == "a payload of its own":
-                payload = b"f" * len(payload)
+                payload = b"99999999" + payload[8:]
+            if self.fault == "a payload of another size":
+                payload += b"x"
         reply = encode({"lease_id": b"l:1:1:0", "task_id": b"1-ab", "payload": payload}, False)
         return reply * 2 if late and self.fault == "one reply too many" else reply
 
@@ -202,7 +214,9 @@ FAULTS = {
     "an ack that is not OK": "a reply to ack is wrong",
     "a task twice": "tasks? came twice",
     "a payload of its own": "1 payloads came that were never enqueued",
+    "a payload of another size": "1 payloads came that were never enqueued",
     "one reply too many": "wrong|follows",
+    "half a reply too many": "something follows the last",
     "the newest first": "not get its tasks in the order",
 }
 
@@ -348,8 +362,10 @@ def test_servers_that_keep_what_they_are_told(durability: str) -> None:
     assert f"durability {durability}" in ran.out
 
 
-def test_payloads_that_need_many_reads_arrive_whole() -> None:
-    ran = moxy("bench", "--connections", 2, "--pipeline", 3, "--tasks", 12, "--payload", 300_000, "--runs", 1, "--json")
+def test_payloads_that_need_many_writes_and_reads_arrive_whole() -> None:
+    ran = moxy(
+        "bench", "--connections", 2, "--pipeline", 12, "--tasks", 24, "--payload", 1 << 20, "--runs", 1, "--json"
+    )
     assert (ran.code, ran.err) == (0, "")
     assert json.loads(ran.out)["valid"]
 
