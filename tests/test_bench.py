@@ -4,8 +4,10 @@ Lives here: the tool itself. Must not: any figure that a machine may change. The
 """
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from moxy.bench import report as reports
@@ -329,6 +332,20 @@ def test_people_are_told_when_the_client_or_the_machine_was_the_limit(capsys: py
     assert "moxy: other processes had its core or the client's for 40% of the time" in out
 
 
+def test_no_figure_is_cut_however_large(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    slow = Result("redis-streams", 1, 1.0, 1_234_567.0, {}, 1.0, 1.0, 0.0, False, ())
+    latency = percentiles(Counter({12_345_678: 1}))
+    slow = msgspec.structs.replace(slow, latency=dict.fromkeys(("enqueue", "lease", "ack", "all"), latency))
+    ours = msgspec.structs.replace(slow, target="moxy", tasks_per_s=123_456_700.0)
+    reports.show(reports.report(Plan(1, 1, 30, 1, 1), "none", {}, [slow, ours]), Console(width=reports.WIDTH_MIN))
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "123,456,700" in out
+    assert "x100.00 (100.00-100.00)" in out
+
+
 # The command
 
 
@@ -350,9 +367,10 @@ def test_people_get_a_table_with_each_peer_and_a_ratio() -> None:
     ran = moxy("bench", *SMALL, "--runs", 1, *(word for peer in peers for word in ("--against", peer)))
     assert (ran.code, ran.err) == (0, "")
     for peer in peers:
-        (row,) = [line for line in ran.lines if line.startswith(peer + " (")]
-        assert " x" in row
-    assert any(line.startswith("moxy 0") for line in ran.lines)
+        (row,) = [line for line in ran.lines if line.startswith(peer + " ")]
+        assert re.search(r" x\d+\.\d\d \(\d+\.\d\d-\d+\.\d\d\)$", row.rstrip())
+    assert any(line.startswith("moxy ") for line in ran.lines)
+    assert any(re.match(r"Versions: (redis|valkey) [\d.]+, moxy [\d.]+\.", line) for line in ran.lines)
 
 
 @pytest.mark.parametrize("durability", ["everysec", "always"])
@@ -368,6 +386,39 @@ def test_payloads_that_need_many_writes_and_reads_arrive_whole() -> None:
     )
     assert (ran.code, ran.err) == (0, "")
     assert json.loads(ran.out)["valid"]
+
+
+def test_where_there_is_no_redis_server_valkey_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    ran = moxy("bench", *SMALL, "--runs", 1, "--against", "redis-list")
+    assert (ran.code, ran.err) == (0, "")
+    assert any(line.startswith("Versions: valkey ") for line in ran.lines)
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="SIGINT is ignored here")
+def test_ctrl_c_ends_everything_without_a_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        words = [*MOXY, "bench", *map(str, SMALL), "--addr", f"127.0.0.1:{silent.getsockname()[1]}"]
+        child = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        with child:
+            loaded = b""
+            while not loaded:  # a look whether anybody is there, what is said before the run, and then the load itself
+                connection, _ = silent.accept()
+                with connection:
+                    loaded = connection.recv(4096)
+                    if loaded:
+                        os.killpg(child.pid, signal.SIGINT)  # as a terminal does, to all of the command
+                        out, err = child.communicate(timeout=30)
+                        while connection.recv(65536):
+                            pass  # until the client process is gone
+        assert (child.returncode, out) == (130, b"")
+        assert b"Traceback" not in err
 
 
 @pytest.mark.skipif(shutil.which("beanstalkd") is None, reason="there is no beanstalkd here")

@@ -18,6 +18,8 @@ from moxy.bench.run import BUSY, Plan, Result, client_cores, cores
 
 OURS: Final = "moxy"
 STOLEN_WORTH_A_WORD: Final = 0.1
+WIDTH_MIN: Final = 100
+"""Columns that the table may need. A narrower terminal breaks lines, and no figure is cut."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -151,23 +153,25 @@ def show(report: Report, console: Console) -> None:
     console.print(
         f"{report.machine}; {report.client_processes} client processes; {where}.", soft_wrap=True, highlight=False
     )
-    table = Table(box=None, pad_edge=False)
+    versions = dict.fromkeys(s.version for s in report.summaries if s.version)
+    if versions:
+        console.print(f"Versions: {', '.join(versions)}.", soft_wrap=True, highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("server", no_wrap=True)
-    for heading in ("tasks/s", "low - high", "p50 us", "p99 us", "p99.9 us", "server cpu", "client cpu", "moxy is"):
+    for heading in ("tasks/s", "spread", "p50 us", "p99 us", "p99.9 us", "cpu s/c", "moxy is"):
         table.add_column(heading, justify="right", no_wrap=True)
     for s in report.summaries:
-        spread = f"{s.tasks_per_s_low:,.0f} - {s.tasks_per_s_high:,.0f}"
-        ratio = "" if s.ratio is None else f"x{s.ratio:.2f} ({s.ratio_low:.2f} - {s.ratio_high:.2f})"
-        server = "?" if s.server_cpu is None else f"{s.server_cpu:.0%}"
+        spread = (s.tasks_per_s_high - s.tasks_per_s_low) / 2 / (s.tasks_per_s or 1)
+        ratio = "" if s.ratio is None else f"x{s.ratio:.2f} ({s.ratio_low:.2f}-{s.ratio_high:.2f})"
+        server = "?" if s.server_cpu is None else f"{s.server_cpu * 100:.0f}"
         table.add_row(
-            s.version or s.server if s.server == OURS else f"{s.server} ({s.version})" if s.version else s.server,
+            s.server,
             f"{s.tasks_per_s:,.0f}",
-            spread,
+            f"±{spread:.0%}",
             f"{s.p50_us:,.0f}",
             f"{s.p99_us:,.0f}",
             f"{s.p999_us:,.0f}",
-            server,
-            f"{s.client_cpu:.0%}",
+            f"{server}/{s.client_cpu * 100:.0f}%",
             ratio,
             style="red" if s.findings else None,
         )

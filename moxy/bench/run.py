@@ -150,8 +150,12 @@ def _load(target: Target, shares: Sequence[Share]) -> tuple[_Spent, list[Books]]
     children: list[subprocess.Popen[bytes]] = []
     try:
         for share in shares:
+            # In a session of its own: Ctrl-C is for this process, which ends the others.
             child = subprocess.Popen(
-                [sys.executable, "-m", client.__name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-m", client.__name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
             )
             children.append(child)
             _write(child, msgspec.json.encode(share) + b"\n")
