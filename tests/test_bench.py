@@ -304,6 +304,8 @@ def test_ratios_are_of_medians_and_their_spread_of_runs_side_by_side() -> None:
     theirs, ours = reports.report(Plan(1, 1, 30, 1, 1), "none", {}, runs).summaries
     assert (theirs.tasks_per_s, theirs.tasks_per_s_low, theirs.tasks_per_s_high) == (80, 50, 100)
     assert (theirs.ratio, theirs.ratio_low, theirs.ratio_high) == (2.5, 1, 3)
+    assert theirs.tasks_per_cpu_s == pytest.approx(80 / 0.9)
+    assert theirs.cpu_ratio == pytest.approx(2.5)
     assert ours.ratio is None
 
 
