@@ -11,11 +11,12 @@ import gc
 import os
 import select
 import socket
+import sys
 import time
 from array import array
 from collections import Counter
-from multiprocessing.connection import Connection
-from typing import Final, final
+from pathlib import Path
+from typing import BinaryIO, Final, final
 
 import msgspec
 
@@ -23,8 +24,10 @@ from moxy.bench.drivers import DRIVERS, KEY_BYTES, Driver
 
 _SILENCE_S: Final = 20.0
 _RAW_BYTES_MAX: Final = 1 << 26
-_RECEIVE_BYTES: Final = 1 << 18
+_RECEIVE_BYTES: Final = 1 << 15
 ENQUEUE, LEASE, ACK = range(3)
+READY: Final = b"ready\n"
+_LINE_FEED: Final = ord("\n")
 KINDS: Final = ("enqueue", "lease", "ack")
 
 
@@ -54,6 +57,7 @@ class Share(msgspec.Struct, frozen=True):
 class Books(msgspec.Struct, frozen=True):
     """What one process saw. Times in nanoseconds of the monotonic clock, which all processes share.
 
+    `cpu_ns` it ran; `waited_ns` it could have run, but another process had its core.
     `latencies_us`: for enqueue, lease and ack, how many replies took so many microseconds. `numbers`: the tasks that
     it got, warm-up included, as 64-bit integers in the order in which they came.
     """
@@ -61,6 +65,7 @@ class Books(msgspec.Struct, frozen=True):
     began_ns: int
     ended_ns: int
     cpu_ns: int
+    waited_ns: int
     tasks: int
     latencies_us: tuple[dict[int, int], dict[int, int], dict[int, int]]
     numbers: bytes
@@ -72,13 +77,28 @@ class Books(msgspec.Struct, frozen=True):
 class _Link:
     """One connection and where it stands."""
 
-    __slots__ = ("batch", "chunks", "done", "driver", "lines", "phase", "rest", "sent_ns", "socket", "want")
+    __slots__ = (
+        "chunks",
+        "done",
+        "driver",
+        "latencies_us",
+        "lines",
+        "phase",
+        "receive",
+        "rest",
+        "send",
+        "sent_ns",
+        "socket",
+        "want",
+    )
 
-    def __init__(self, driver: Driver, address: socket.socket) -> None:
+    def __init__(self, driver: Driver, connection: socket.socket) -> None:
         self.driver: Final = driver
-        self.socket: Final = address
+        self.socket: Final = connection
+        self.send: Final = connection.send
+        self.receive: Final = connection.recv
         self.phase = ACK
-        self.batch = 0
+        self.latencies_us: Counter[int] = Counter()
         self.chunks: list[bytes] = []
         self.lines = self.want = self.done = 0
         self.sent_ns = 0
@@ -148,39 +168,45 @@ class Client:
                 link = links[fd]
                 if mask & select.EPOLLOUT:
                     self._send(link, link.rest)
-                if mask & ~select.EPOLLOUT:
-                    data = link.socket.recv(_RECEIVE_BYTES)
-                    now_ns = clock()
-                    if not data:
-                        raise Failed("the server closed a connection")
-                    replies = self._received(link, data, now_ns)
-                    if replies is not None and not self._go_on(link, replies, end):
-                        live -= 1
+                    if mask == select.EPOLLOUT:
+                        continue
+                replies = link.receive(_RECEIVE_BYTES)
+                now_ns = clock()
+                # Nearly always all replies of a batch come at once.
+                if link.chunks or replies.count(b"\n") != link.want:
+                    whole = self._gather(link, replies, now_ns)
+                    if whole is None:
+                        continue
+                    replies = whole
+                else:
+                    link.latencies_us[(now_ns - link.sent_ns) // 1000] += link.driver.pipeline
+                if not self._go_on(link, replies, end):
+                    live -= 1
 
-    def _received(self, link: _Link, data: bytes, now_ns: int) -> bytes | None:
-        """Note what came, and return the replies of the batch when all of them are there."""
-        lines = link.lines + data.count(b"\r\n")
-        if link.chunks and data[:1] == b"\n" and link.chunks[-1][-1:] == b"\r":
-            lines += 1
+    def _gather(self, link: _Link, data: bytes, now_ns: int) -> bytes | None:
+        """Note a part of a batch of replies, and return the batch when that was the last of it."""
+        if not data:
+            raise Failed("the server closed a connection")
         driver, phase = link.driver, link.phase
-        done = lines // driver.lines[phase]
-        if done > link.done:
-            self.latencies_us[phase][(now_ns - link.sent_ns) // 1000] += done - link.done
-            link.done = done
-        if lines == link.want:
-            replies = b"".join((*link.chunks, data)) if link.chunks else data
-            if not replies.endswith(b"\r\n"):
-                raise Failed(f"something follows the last {KINDS[phase]} reply: {replies[-80:]!r}")
-            return replies
-        link.lines = lines
         link.chunks.append(data)
-        if lines > link.want or driver.refused(data if len(link.chunks) == 1 else b"".join(link.chunks[-2:])):
+        link.lines += data.count(b"\n")
+        done = link.lines // driver.lines[phase]
+        if done > link.done:
+            link.latencies_us[(now_ns - link.sent_ns) // 1000] += done - link.done
+            link.done = done
+        if link.lines == link.want:
+            whole = b"".join(link.chunks)
+            link.chunks.clear()
+            return whole
+        if link.lines > link.want or driver.refused(b"".join(link.chunks[-2:])):
             raise Failed(f"a reply to {KINDS[phase]} is wrong: {_told(link.chunks)}")
         return None
 
     def _go_on(self, link: _Link, replies: bytes, end: int) -> bool:
         """Check a whole batch of replies and send what comes next; False when there is nothing left to do."""
         driver, phase = link.driver, link.phase
+        if replies[-1] != _LINE_FEED:
+            raise Failed(f"something follows the last {KINDS[phase]} reply: {replies[-80:]!r}")
         out: bytes | None = None
         if phase == ENQUEUE:
             if driver.enqueued(replies):
@@ -208,18 +234,19 @@ class Client:
 
     def _say(self, link: _Link, phase: int, out: bytes) -> None:
         link.phase = phase
+        link.latencies_us = self.latencies_us[phase]
         link.want = link.driver.lines[phase] * link.driver.pipeline
         link.lines = link.done = 0
-        if link.chunks:
-            link.chunks.clear()
         link.sent_ns = time.perf_counter_ns()
         self._send(link, out)
 
     def _send(self, link: _Link, out: bytes) -> None:
         try:
-            sent = link.socket.send(out)
+            sent = link.send(out)
         except BlockingIOError:
             sent = 0
+        if sent == len(out) and not link.rest:
+            return
         waited = bool(link.rest)
         link.rest = out[sent:]
         if bool(link.rest) != waited:
@@ -240,6 +267,17 @@ class Client:
         self._raw_bytes = 0
 
 
+def waited_for_cpu_ns(pid: int | str = "self") -> int:
+    """How long a process was ready to run and did not, since its start; 0 where the kernel does not say.
+
+    Of its first thread only, which is the one that matters here.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+    except OSError:
+        return 0
+
+
 def _told(chunks: list[bytes]) -> str:
     """The first line that looks like an error, or else the beginning."""
     data = b"".join(chunks)
@@ -247,9 +285,9 @@ def _told(chunks: list[bytes]) -> str:
     return repr(data[at if at > 1 else 0 :][:120])
 
 
-def work(share: Share, pipe: Connection) -> None:
-    """The life of the process: connect, warm up, say so, wait for the word, do the share, hand over the books."""
-    began_ns = ended_ns = cpu_ns = 0
+def work(share: Share, ask: BinaryIO, tell: BinaryIO) -> None:
+    """The life of the process: connect, warm up, say so in a line, wait for one, do the share, hand over the books."""
+    began_ns = ended_ns = cpu_ns = waited_ns = 0
     client: Client | None = None
     failure = ""
     try:
@@ -258,22 +296,28 @@ def work(share: Share, pipe: Connection) -> None:
         gc.disable()
         client = Client(share)
         client.drive(share.warm_up)
-        pipe.send(b"")
-        pipe.recv()
-        cpu_ns, began_ns = time.process_time_ns(), time.perf_counter_ns()
+        tell.write(READY)
+        tell.flush()
+        if not ask.readline():
+            return  # whoever started this is gone
+        cpu_ns, waited_ns, began_ns = time.process_time_ns(), waited_for_cpu_ns(), time.perf_counter_ns()
         client.drive(share.batches)
-        ended_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns() - cpu_ns
+        ended_ns = time.perf_counter_ns()
+        cpu_ns, waited_ns = time.process_time_ns() - cpu_ns, waited_for_cpu_ns() - waited_ns
         client.read_keys()
     except (Failed, OSError) as error:
         failure = str(error) or type(error).__name__
-    except EOFError:
-        return  # whoever started this is gone
-    tasks = share.batches * share.pipeline
     if client is None:
-        books = Books(0, 0, 0, 0, ({}, {}, {}), b"", 0, failure)
+        books = Books(0, 0, 0, 0, 0, ({}, {}, {}), b"", 0, failure)
     else:
         enqueue, lease, ack = (dict(counter) for counter in client.latencies_us)
         numbers, foreign = client.numbers.tobytes(), client.foreign
-        books = Books(began_ns, ended_ns, cpu_ns, tasks, (enqueue, lease, ack), numbers, foreign, failure)
+        tasks = share.batches * share.pipeline
+        books = Books(began_ns, ended_ns, cpu_ns, waited_ns, tasks, (enqueue, lease, ack), numbers, foreign, failure)
         client.close()
-    pipe.send(msgspec.msgpack.encode(books))
+    tell.write(msgspec.msgpack.encode(books))
+    tell.flush()
+
+
+if __name__ == "__main__":
+    work(msgspec.json.decode(sys.stdin.buffer.readline(), type=Share), sys.stdin.buffer, sys.stdout.buffer)

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from moxy.bench.drivers import DRIVERS, PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN, PIPELINE_MAX
-from moxy.bench.report import OURS, as_json, report, show
+from moxy.bench.report import OURS, WIDTH_MIN, as_json, report, show
 from moxy.bench.run import Plan, Result, run, server_core
 from moxy.bench.servers import CannotStart, Target, running, started
 from moxy.config import ConfigError, parse_address
@@ -127,7 +127,7 @@ def bench(
     if as_json_:
         click.echo(as_json(found))
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else 160))
+        show(found, Console(width=max(Console().width, WIDTH_MIN)))
     if not found.valid:
         sys.exit(EXIT_CHECK_FAILED)
 

@@ -3,13 +3,14 @@
 Lives here: one class per kind of server. Must not: sockets, clocks, processes.
 
 A client in Python is only fast enough when a batch of commands costs a few calls into C, whatever its size. So the
-commands of a batch are one template, in which a batch number is replaced; a batch of replies is whole when it has so
-many lines (no payload has one); it is sound when it has the right marks as often; and what an ACK needs is cut out of
-it in one pass. Whose payloads came, and whether twice, is looked at after the clock has stopped (`keys`).
+commands of a batch are pieces that a batch number joins; a batch of replies is whole when it has so many line feeds (no
+payload has one); it is sound when it has the right marks as often; and what an ACK needs is cut out of it in one pass.
+Whose payloads came, and whether twice, is looked at after the clock has stopped (`keys`).
 
 A payload is 8 hexadecimal digits of the run, 12 of the batch, 4 of its place there, and `x` up to its size.
 """
 
+import re
 from abc import ABC, abstractmethod
 from typing import Final
 
@@ -45,12 +46,12 @@ class Driver(ABC):
         self.payload_bytes: Final = payload_bytes
         filler = b"x" * (payload_bytes - KEY_BYTES)
         payloads = [nonce + _BATCH + b"%04x" % index + filler for index in range(pipeline)]
-        self._template: Final = b"".join(self.put(payload) for payload in payloads)
+        self._pieces: Final = b"".join(self.put(payload) for payload in payloads).split(_BATCH)
         self.leases: Final = self.lease() * pipeline
 
     def enqueues(self, batch: int) -> bytes:
         """The enqueues of a batch."""
-        return self._template.replace(_BATCH, b"%012x" % batch)
+        return (b"%012x" % batch).join(self._pieces)
 
     def prepare(self) -> list[tuple[bytes, bytes]]:
         """What to say once before a run, and how each answer must begin."""
@@ -104,6 +105,8 @@ class Moxy(Driver):
 
     lines = (5, 13, 1)
     _ACK: Final = b"*2\r\n$8\r\nMOXY.ACK\r\n"
+    _LEASED: Final = re.compile(rb"\*6\r\n\$8\r\nlease_id\r\n(\$\d+\r\n[^\r]+)\r\n\$7\r\ntask_id\r\n")
+    """The length of a lease id and the id: just what an ACK takes."""
 
     def put(self, payload: bytes) -> bytes:
         return resp(b"MOXY.ENQUEUE", self.queue, payload)
@@ -115,12 +118,9 @@ class Moxy(Driver):
         return replies.count(b"*2\r\n$7\r\ntask_id\r\n$") == self.pipeline
 
     def acks(self, replies: bytes) -> bytes | None:
-        # Each piece but the last ends with the length of a lease id and the id: just what an ACK takes.
-        pieces = replies.split(b"\r\n$7\r\ntask_id\r\n$")
-        last = pieces.pop()
-        if len(pieces) != self.pipeline or replies.count(b"*6\r\n$8\r\nlease_id\r\n$") != self.pipeline or not last:
+        ids = self._LEASED.findall(replies)
+        if len(ids) != self.pipeline:
             return None
-        ids = [piece[piece.rindex(b"$") :] for piece in pieces]
         return self._ACK + (b"\r\n" + self._ACK).join(ids) + b"\r\n"
 
     def acked(self, replies: bytes) -> bool:
@@ -231,6 +231,7 @@ class RedisStreams(Driver):
     """XADD, XREADGROUP, XACK in one consumer group. Acknowledged entries stay in the stream, as XACK leaves them."""
 
     lines = (2, 13, 1)
+    _LEASED: Final = re.compile(rb"\*1\r\n\*2\r\n(\$\d+\r\n[^\r]+)\r\n\*2\r\n\$1\r\np\r\n")
 
     def prepare(self) -> list[tuple[bytes, bytes]]:
         return [(resp(b"XGROUP", b"CREATE", self.queue, b"g", b"0", b"MKSTREAM"), b"+OK")]
@@ -248,13 +249,10 @@ class RedisStreams(Driver):
         return replies.count(b"$") == self.pipeline
 
     def acks(self, replies: bytes) -> bytes | None:
-        # Each piece but the last ends with the length of an entry's id and the id.
-        pieces = replies.split(b"\r\n*2\r\n$1\r\np\r\n")
-        pieces.pop()
-        if len(pieces) != self.pipeline:
+        ids = self._LEASED.findall(replies)
+        if len(ids) != self.pipeline:
             return None
         ack = b"*4\r\n$4\r\nXACK\r\n$%d\r\n%b\r\n$1\r\ng\r\n" % (len(self.queue), self.queue)
-        ids = [piece[piece.rindex(b"$") :] for piece in pieces]
         return ack + (b"\r\n" + ack).join(ids) + b"\r\n"
 
     def acked(self, replies: bytes) -> bool:

@@ -17,11 +17,16 @@ from moxy.bench.client import KINDS
 from moxy.bench.run import BUSY, Plan, Result, client_cores, cores
 
 OURS: Final = "moxy"
+STOLEN_WORTH_A_WORD: Final = 0.1
+WIDTH_MIN: Final = 110
+"""Columns that the table may need. A narrower terminal breaks lines, and no figure is cut."""
 
 
 class Summary(msgspec.Struct, frozen=True):
     """All runs against one server. Medians over the runs; `ratio` is Moxy's median by this one's, None for Moxy.
 
+    `tasks_per_cpu_s`: by second of processor time of the server, None when it is somebody else's. On a machine that is
+    busy with other things this is the figure that is disturbed least; `cpu_ratio` is Moxy's by this one's.
     `ratio_low` and `ratio_high`: the same of each round by itself, Moxy's run by the run of the peer beside it.
     """
 
@@ -31,6 +36,7 @@ class Summary(msgspec.Struct, frozen=True):
     tasks_per_s: float
     tasks_per_s_low: float
     tasks_per_s_high: float
+    tasks_per_cpu_s: float | None
     p50_us: float
     p99_us: float
     p999_us: float
@@ -39,10 +45,12 @@ class Summary(msgspec.Struct, frozen=True):
     by_kind_p99_us: dict[str, float]
     client_cpu: float
     server_cpu: float | None
+    stolen: float
     client_is_the_limit: bool
     ratio: float | None
     ratio_low: float | None
     ratio_high: float | None
+    cpu_ratio: float | None
     p99_ratio: float | None
     findings: tuple[str, ...]
 
@@ -100,6 +108,7 @@ def _summary(name: str, version: str, runs: Sequence[Result], ours: Sequence[Res
         _middle(sound, "all", "p99_us"),
         _middle([run for run in ours if not run.findings], "all", "p99_us"),
     )
+    per_cpu, our_per_cpu = _per_cpu(sound), _per_cpu([run for run in ours if not run.findings])
     our_rates = [run.tasks_per_s for run in ours if not run.findings]
     return Summary(
         name,
@@ -108,6 +117,7 @@ def _summary(name: str, version: str, runs: Sequence[Result], ours: Sequence[Res
         median(rates),
         min(rates),
         max(rates),
+        per_cpu,
         _middle(sound, "all", "p50_us"),
         own_p99,
         _middle(sound, "all", "p999_us"),
@@ -116,13 +126,20 @@ def _summary(name: str, version: str, runs: Sequence[Result], ours: Sequence[Res
         {kind: _middle(sound, kind, "p99_us") for kind in KINDS},
         median([run.client_cpu for run in sound] or [0.0]),
         median(busy) if busy else None,
+        median([run.stolen for run in sound] or [0.0]),
         sum(run.client_is_the_limit for run in sound) * 2 > len(sound),
         median(our_rates) / median(rates) if ratios else None,
         min(ratios) if ratios else None,
         max(ratios) if ratios else None,
+        our_per_cpu / per_cpu if ratios and our_per_cpu and per_cpu else None,
         our_p99 / own_p99 if ratios and own_p99 else None,
         findings,
     )
+
+
+def _per_cpu(runs: Sequence[Result]) -> float | None:
+    rates = [run.tasks_per_s / run.server_cpu for run in runs if run.server_cpu]
+    return median(rates) if rates else None
 
 
 def _middle(runs: Sequence[Result], kind: str, field: str) -> float:
@@ -148,23 +165,26 @@ def show(report: Report, console: Console) -> None:
     console.print(
         f"{report.machine}; {report.client_processes} client processes; {where}.", soft_wrap=True, highlight=False
     )
-    table = Table(box=None, pad_edge=False)
+    versions = dict.fromkeys(s.version for s in report.summaries if s.version)
+    if versions:
+        console.print(f"Versions: {', '.join(versions)}.", soft_wrap=True, highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("server", no_wrap=True)
-    for heading in ("tasks/s", "low - high", "p50 us", "p99 us", "p99.9 us", "server cpu", "client cpu", "moxy is"):
+    for heading in ("tasks/s", "spread", "per cpu-s", "p50 us", "p99 us", "p99.9 us", "cpu s/c", "moxy is"):
         table.add_column(heading, justify="right", no_wrap=True)
     for s in report.summaries:
-        spread = f"{s.tasks_per_s_low:,.0f} - {s.tasks_per_s_high:,.0f}"
-        ratio = "" if s.ratio is None else f"x{s.ratio:.2f} ({s.ratio_low:.2f} - {s.ratio_high:.2f})"
-        server = "?" if s.server_cpu is None else f"{s.server_cpu:.0%}"
+        spread = (s.tasks_per_s_high - s.tasks_per_s_low) / 2 / (s.tasks_per_s or 1)
+        ratio = "" if s.ratio is None else f"x{s.ratio:.2f} ({s.ratio_low:.2f}-{s.ratio_high:.2f})"
+        server = "?" if s.server_cpu is None else f"{s.server_cpu * 100:.0f}"
         table.add_row(
-            s.version or s.server if s.server == OURS else f"{s.server} ({s.version})" if s.version else s.server,
+            s.server,
             f"{s.tasks_per_s:,.0f}",
-            spread,
+            f"±{spread:.0%}",
+            "?" if s.tasks_per_cpu_s is None else f"{s.tasks_per_cpu_s:,.0f}",
             f"{s.p50_us:,.0f}",
             f"{s.p99_us:,.0f}",
             f"{s.p999_us:,.0f}",
-            server,
-            f"{s.client_cpu:.0%}",
+            f"{server}/{s.client_cpu * 100:.0f}%",
             ratio,
             style="red" if s.findings else None,
         )
@@ -173,6 +193,13 @@ def show(report: Report, console: Console) -> None:
         if s.client_is_the_limit:
             console.print(
                 f"{s.server}: the client was the bottleneck (above {BUSY:.0%} of its core): it may do more than this.",
+                soft_wrap=True,
+                highlight=False,
+            )
+        if s.stolen > STOLEN_WORTH_A_WORD:
+            console.print(
+                f"{s.server}: other processes had its core or the client's for {s.stolen:.0%} of the time: "
+                "absolute figures mean little, ratios a little more.",
                 soft_wrap=True,
                 highlight=False,
             )

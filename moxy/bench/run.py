@@ -5,15 +5,18 @@ Lives here: processes of clients, the sum of their books, the checks over all of
 
 import os
 import secrets
+import subprocess
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from multiprocessing import get_context
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from moxy.bench.client import KINDS, Books, Failed, Share, converse, dial, work
+from moxy.bench import client
+from moxy.bench.client import KINDS, READY, Books, Failed, Share, converse, dial, waited_for_cpu_ns
 from moxy.bench.drivers import DRIVERS
 from moxy.bench.servers import Target
 
@@ -47,7 +50,8 @@ class Result(msgspec.Struct, frozen=True):
     """What one run came to. `findings` are checks that failed: sentences; the figures mean nothing then.
 
     `client_cpu` is that of the busiest client process, `server_cpu` that of the server, 1.0 being one core; the latter
-    is None when the server is somebody else's.
+    is None when the server is somebody else's. `stolen` is the share of the time in which the client or the server,
+    whichever had it worse, could have run but other processes had its core: on a quiet machine next to nothing.
     """
 
     target: str
@@ -57,6 +61,7 @@ class Result(msgspec.Struct, frozen=True):
     latency: dict[str, Latency]
     client_cpu: float
     server_cpu: float | None
+    stolen: float
     client_is_the_limit: bool
     findings: tuple[str, ...]
 
@@ -84,11 +89,11 @@ def run(target: Target, plan: Plan) -> Result:
     try:
         _aside(target, plan, nonce, queues, "prepare")
         shares = _shares(target, plan, nonce, queues)
-        cpu_s, books = _load(target, shares)
-        result = _sum(target, plan, shares, cpu_s, books)
+        spent, books = _load(target, shares)
+        result = _sum(target, plan, shares, spent, books)
         _aside(target, plan, nonce, queues, "clean_up")
-    except (Failed, OSError, EOFError) as error:
-        return Result(target.name, 0, 0.0, 0.0, {}, 0.0, None, False, (str(error) or type(error).__name__,))
+    except (Failed, OSError) as error:
+        return Result(target.name, 0, 0.0, 0.0, {}, 0.0, None, 0.0, False, (str(error) or type(error).__name__,))
     return result
 
 
@@ -129,49 +134,78 @@ def _shares(target: Target, plan: Plan, nonce: bytes, queues: Sequence[bytes]) -
     return shares
 
 
-def _load(target: Target, shares: Sequence[Share]) -> tuple[float, list[Books]]:
-    """Let all processes do their shares at the same time; the server's processor time meanwhile. Raises EOFError."""
-    context = get_context("spawn")
-    pairs = [context.Pipe() for _ in shares]
-    children = [
-        context.Process(target=work, args=(share, theirs), daemon=True)
-        for share, (_, theirs) in zip(shares, pairs, strict=True)
-    ]
+class _Spent(msgspec.Struct, frozen=True):
+    """Seconds that the server ran, and that it waited for its core."""
+
+    cpu_s: float
+    waited_s: float
+
+
+def _spent(target: Target) -> _Spent:
+    return _Spent(target.cpu_s(), waited_for_cpu_ns(target.pid) / 1e9 if target.pid else 0.0)
+
+
+def _load(target: Target, shares: Sequence[Share]) -> tuple[_Spent, list[Books]]:
+    """Let all processes do their shares at the same time; what the server spent meanwhile. Raises Failed."""
+    children: list[subprocess.Popen[bytes]] = []
     try:
-        for child, (_, theirs) in zip(children, pairs, strict=True):
-            child.start()
-            theirs.close()
-        early = [ours.recv() for ours, _ in pairs]
-        failed = [msgspec.msgpack.decode(data, type=Books) for data in early if data]
-        if failed:
-            raise Failed(failed[0].failure)
-        before_s = target.cpu_s()
-        for ours, _ in pairs:
-            ours.send(b"")
-        books = [msgspec.msgpack.decode(ours.recv(), type=Books) for ours, _ in pairs]
-        return target.cpu_s() - before_s, books
+        for share in shares:
+            # In a session of its own: Ctrl-C is for this process, which ends the others.
+            child = subprocess.Popen(
+                [sys.executable, "-m", client.__name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+            children.append(child)
+            _write(child, msgspec.json.encode(share) + b"\n")
+        for child in children:
+            assert child.stdout is not None
+            line = child.stdout.readline()
+            if line != READY:
+                raise Failed(_books(line + child.stdout.read()).failure)
+        before = _spent(target)
+        for child in children:
+            _write(child, b"go\n")
+        books = [_books(child.stdout.read()) for child in children if child.stdout is not None]
+        after = _spent(target)
+        return _Spent(after.cpu_s - before.cpu_s, after.waited_s - before.waited_s), books
     finally:
-        for child, (ours, _) in zip(children, pairs, strict=True):
-            ours.close()
-            if child.pid is not None:
-                child.terminate()
-                child.join()
+        for child in children:
+            child.kill()
+            child.communicate()
 
 
-def _sum(target: Target, plan: Plan, shares: Sequence[Share], cpu_s: float, books: Sequence[Books]) -> Result:
+def _write(child: "subprocess.Popen[bytes]", data: bytes) -> None:
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):  # what it died of is in its books, or in that there are none
+        child.stdin.write(data)
+        child.stdin.flush()
+
+
+def _books(data: bytes) -> Books:
+    """Raises Failed when the process ended without any."""
+    if not data:
+        raise Failed("a client process ended early")
+    return msgspec.msgpack.decode(data, type=Books)
+
+
+def _sum(target: Target, plan: Plan, shares: Sequence[Share], spent: _Spent, books: Sequence[Books]) -> Result:
     findings = [book.failure for book in books if book.failure]
     if not findings:
         findings = check(plan, shares, books)
     seconds = (max(book.ended_ns for book in books) - min(book.began_ns for book in books)) / 1e9
     if seconds <= 0:
-        return Result(target.name, 0, 0.0, 0.0, {}, 0.0, None, False, tuple(findings))
+        return Result(target.name, 0, 0.0, 0.0, {}, 0.0, None, 0.0, False, tuple(findings))
     tasks = sum(book.tasks for book in books)
-    client_cpu = max(book.cpu_ns / (book.ended_ns - book.began_ns) for book in books if book.ended_ns > book.began_ns)
-    server_cpu = cpu_s / seconds if target.pid else None
+    client_cpu = max(book.cpu_ns for book in books) / 1e9 / seconds
+    waited = max(book.waited_ns for book in books) / 1e9 / seconds
+    server_cpu = spent.cpu_s / seconds if target.pid else None
     counters = [_merged(book.latencies_us[kind] for book in books) for kind in range(len(KINDS))]
     latency = {kind: percentiles(counter) for kind, counter in zip(KINDS, counters, strict=True)}
     latency["all"] = percentiles(_merged(counters))
-    limit = client_cpu >= BUSY and (server_cpu is None or server_cpu < BUSY)
+    server_busy = spent.cpu_s / seconds + spent.waited_s / seconds >= BUSY
+    limit = client_cpu + waited >= BUSY and not server_busy
     return Result(
         target.name,
         tasks,
@@ -180,6 +214,7 @@ def _sum(target: Target, plan: Plan, shares: Sequence[Share], cpu_s: float, book
         latency,
         client_cpu,
         server_cpu,
+        max(waited, spent.waited_s / seconds),
         limit,
         tuple(findings),
     )

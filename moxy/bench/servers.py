@@ -82,7 +82,14 @@ def _run(command: list[str], name: str, port: int, version: str, core: int, dire
     output = Path(directory, "output")
     with output.open("wb") as log:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, preexec_fn=pin, cwd=directory
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            preexec_fn=pin,
+            cwd=directory,
+            start_new_session=True,
         )
     try:
         _wait(child, name, port, output)
