@@ -278,7 +278,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             _DECIDER,
             "waiting = len(state.ready) + len(state.scheduled)",
             "waiting = len(state.ready)",
-            ("core", "machine"),
+            ("core", "machine", "explore"),
         ),
         Mutant(
             "delete-takes-a-leased-task",
