@@ -75,6 +75,26 @@ SCOPES: Final[dict[str, Scope]] = {
     scope.name: scope
     for scope in (
         Scope(
+            "dedup",
+            "two ids enqueued again and again, one with a window",
+            4,
+            Policy(max_attempts=2, lease_ms=1),
+            enqueues=(
+                Enqueue(QUEUE, b"", "a", dedup_ms=2),
+                Enqueue(QUEUE, b"", "b", dedup_ms=2),
+                Enqueue(QUEUE, b"", "b"),
+            ),
+            deletes=True,
+            operators=(Purge(QUEUE, "dead"),),
+        ),
+        Scope(
+            "own options",
+            "tasks with attempts and leases of their own, one that may fail for ever",
+            3,
+            enqueues=(Enqueue(QUEUE, b"", max_attempts=1, lease_ms=3), Enqueue(QUEUE, b"", max_attempts=0)),
+            nacks=(("retry", UNSET),),
+        ),
+        Scope(
             "plain",
             "enqueue, fetch one or two, ack, expire; leases of two lengths",
             3,
@@ -132,32 +152,12 @@ SCOPES: Final[dict[str, Scope]] = {
             operators=(Redrive(QUEUE, 1), Purge(QUEUE, "scheduled")),
         ),
         Scope(
-            "dedup",
-            "two ids enqueued again and again, one with a window",
-            4,
-            Policy(max_attempts=2, lease_ms=1),
-            enqueues=(
-                Enqueue(QUEUE, b"", "a", dedup_ms=2),
-                Enqueue(QUEUE, b"", "b", dedup_ms=2),
-                Enqueue(QUEUE, b"", "b"),
-            ),
-            deletes=True,
-            operators=(Purge(QUEUE, "dead"),),
-        ),
-        Scope(
             "bound",
             "two connections, leases bound to them, disconnects, EXTEND up to a cap",
             3,
             Policy(max_attempts=2, lease_ms=1, max_hold_ms=2),
             fetches=(Fetch(QUEUE, 0, 1, "w1", True), Fetch(QUEUE, 0, 1, "w2", True)),
             extends=(2,),
-        ),
-        Scope(
-            "own options",
-            "tasks with attempts and leases of their own, one that may fail for ever",
-            3,
-            enqueues=(Enqueue(QUEUE, b"", max_attempts=1, lease_ms=3), Enqueue(QUEUE, b"", max_attempts=0)),
-            nacks=(("retry", UNSET),),
         ),
         Scope(
             "shared",

@@ -277,7 +277,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             _DECIDER,
             "waiting = h.ready_count() + len(h.scheduled)",
             "waiting = h.ready_count()",
-            ("core", "machine"),
+            ("core", "machine", "explore"),
         ),
         Mutant(
             "delete-takes-a-leased-task",

@@ -5,7 +5,7 @@ machine must catch with a readable transcript. What must not live here: rules or
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from moxy.core import decider
 from moxy.core.answers import Past
 from moxy.core.commands import Ack, Fetch, LeaseCommand, Nack
 from moxy.core.decision import Decision
-from moxy.core.events import Failed, Requeued
+from moxy.core.events import AnyEvent, Failed, Requeued
 from moxy.core.heart import Heart
 from moxy.core.state import QueueState
 from moxy.core.tasks import Lease, Task
@@ -137,6 +137,17 @@ def nothing_is_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Journal, "_sync_locked", lambda self: setattr(self, "_synced", self.last_sequence))
 
 
+def a_turn_is_many_records(patch: pytest.MonkeyPatch) -> None:
+    append = Journal.append
+
+    def one_by_one(self: Journal, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            append(self, [event])
+            self.flush()
+
+    patch.setattr(Journal, "append", one_by_one)
+
+
 def snapshot_of_another_moment(patch: pytest.MonkeyPatch) -> None:
     write = Journal.write_snapshot
 
@@ -200,6 +211,7 @@ FAULTS: list[tuple[Fault, SystemFactory, str]] = [
     (events_begin_one_late, ServiceSystem, "EVENTS"),
     (history_of_an_earlier_task_of_that_name, JournalSystem, "HISTORY"),
     (nothing_is_synced, JournalSystem, "power"),
+    (a_turn_is_many_records, JournalSystem, "the power goes ahead of the reply"),
     (snapshot_of_another_moment, JournalSystem, "PAUSE"),
     (orphans_forgotten, JournalSystem, "BOUND"),
     (deadlines_begin_anew_at_a_start, JournalSystem, "started again"),
