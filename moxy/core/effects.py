@@ -79,13 +79,16 @@ Undo: TypeAlias = Task | Changes | None
 
 
 def happen(h: Heart, e: AnyEvent) -> Undo:
-    """Carry out an event that has the next sequence number, and say what undoes it. Raises IllegalEvent."""
-    undo: Undo = _EFFECTS[type(e)](h, e)
-    h.seq = e.seq
-    h.at_ms = at_ms = e.at_ms
+    """Carry out the next event, and say what undoes it. Raises IllegalEvent, and then nothing has changed."""
+    seq, at_ms = e.seq, e.at_ms
+    if seq != h.seq + 1 or at_ms < h.at_ms or e.queue != h.name:
+        raise _out_of_order(h, e)
+    before: Undo = _EFFECTS[type(e)](h, e)
+    h.seq = seq
+    h.at_ms = at_ms
     if not h.born_ms:
         h.born_ms = at_ms
-    return undo
+    return before
 
 
 def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> None:
@@ -111,6 +114,15 @@ def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> No
         h.born_ms = 0
 
 
+def _out_of_order(h: Heart, e: AnyEvent) -> IllegalEvent:
+    queue = f"queue {h.name!r}"
+    if e.seq != h.seq + 1:
+        return IllegalEvent(f"I15: sequence {h.seq + 1} is next", e, queue)
+    if e.at_ms < h.at_ms:
+        return IllegalEvent(f"I15: time went back from {h.at_ms}", e, queue)
+    return IllegalEvent("an event of another queue", e, queue)
+
+
 def _undo_changes(h: Heart, changes: Changes) -> None:
     h.policy, h.paused = changes.policy, changes.paused
     for task_id in changes.remembered:
@@ -133,33 +145,19 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
     if task_id in h.names or (h.remembered and h.knows(task_id, at_ms)):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
-    own = e.max_attempts != -1 or e.lease_ms or e.dedup_ms
-    task = Task(
-        number,
-        task_id,
-        e.payload,
-        e.priority,
-        number,
-        at_ms,
-        at_ms,
-        _moved(NEW, "enqueue_later", e) if due_ms else READY,
-        due_ms,
-        e.expires_ms,
-        0,
-        None,
-        None,
-        Options(e.max_attempts, e.lease_ms, e.dedup_ms) if own else NO_OPTIONS,
-        NO_TALLY,
-    )
-    before: Undo = None
-    if h.remembered:
-        before = _forget(h, None, at_ms, task_id)
-    if due_ms or e.expires_ms:
+    before = _forget(h, None, at_ms, task_id) if h.remembered else None
+    priority, expires_ms = e.priority, e.expires_ms
+    if due_ms or expires_ms or e.lease_ms or e.dedup_ms or e.max_attempts != -1:
+        to = _moved(NEW, "enqueue_later" if due_ms else "enqueue", e)
+        options = Options(e.max_attempts, e.lease_ms, e.dedup_ms)
+        if options == NO_OPTIONS:
+            options = NO_OPTIONS
+        task = Task(number, task_id, e.payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
-        h.tasks[number] = task
+        h.tasks[number] = Task(number, task_id, e.payload, priority, number, at_ms, at_ms, READY)
         h.names[task_id] = number
-        h.lane(e.priority).add(number)
+        (h.lanes[priority] or h.lane(priority)).add(number)
     h.next_number = number + 1
     h.counts[ENQUEUED] += 1
     return before
@@ -185,8 +183,10 @@ def _leased(h: Heart, e: Leased) -> Undo:
     if old.expires_ms:
         h.swap(old, new)
     else:
-        h.lane(old.priority).remove(old.place)
+        (h.lanes[old.priority] or h.lane(old.priority)).remove(old.place)
         h.processing.add((deadline_ms, token, number))
+        if deadline_ms < h.soonest_ms:
+            h.soonest_ms = deadline_ms
         h.tasks[number] = new
     h.last_token = token
     h.counts[LEASED] += 1

@@ -28,6 +28,8 @@ DELETED: Final = 11
 COUNTS: Final = 12
 """Positions in `Heart.counts`: the fields of `Totals`, in their order."""
 
+NEVER_MS: Final = 1 << 62
+
 EXPIRING: Final = "expiring"
 FORGETTING: Final = "forgetting"
 """Names of the two orders that are not those of a state."""
@@ -62,6 +64,7 @@ class Heart:
         "remembered",
         "scheduled",
         "seq",
+        "soonest_ms",
         "tasks",
         "urgent",
     )
@@ -86,6 +89,8 @@ class Heart:
         self.processing: Order[Key] = Order()
         self.dead: Order[Key] = Order()
         self.expiring: Order[Key] = Order()
+        self.soonest_ms = NEVER_MS
+        """Nothing is due before: a bound, made exact when its time has come."""
         self.limbo = 0
         """How many tasks are between two events of one batch, in `expired` or `failed`."""
         self.remembered: dict[str, tuple[int, int]] = {}
@@ -213,16 +218,21 @@ class Heart:
         if state == READY:
             self.lane(task.priority).add(task.place)
         elif state == SCHEDULED:
-            self.scheduled.add(place_of(task))
+            self._add_timed(self.scheduled, place_of(task))
         elif state == PROCESSING:
-            self.processing.add(place_of(task))
+            self._add_timed(self.processing, place_of(task))
         elif state == DEAD:
             self.dead.add(place_of(task))
         else:
             self.limbo += 1
         ttl = ttl_place_of(task)
         if ttl is not None:
-            self.expiring.add(ttl)
+            self._add_timed(self.expiring, ttl)
+
+    def _add_timed(self, order: Order[Key], key: Key) -> None:
+        order.add(key)
+        if key[0] < self.soonest_ms:
+            self.soonest_ms = key[0]
 
     def remember(self, task_id: str, until_ms: int, number: int) -> None:
         """Keep the id of a task that is gone."""
@@ -307,6 +317,7 @@ def heart_of(image: Image) -> Heart:
     h.urgent = _by_urgency(h.lanes)
     h.scheduled, h.processing, h.dead = Order(places[SCHEDULED]), Order(places[PROCESSING]), Order(places[DEAD])
     h.expiring = Order(ttls)
+    h.soonest_ms = h.next_due_ms() or NEVER_MS
     h.remembered = image.remembered.copy()
     h.forgotten = {number: task_id for task_id, (_, number) in h.remembered.items()}
     h.forgetting = Order([(until_ms, 0, number) for until_ms, number in h.remembered.values()])
