@@ -65,7 +65,7 @@ from moxy.core.policy import COUNT_MAX, DURATION_MS_MAX, PAYLOAD_BYTES_MAX
 from moxy.core.reducer import apply
 from moxy.core.state import DEFAULT_POLICY, QueueState
 from moxy.core.tasks import Lease, Task
-from moxy.core.views import delivery, look, max_attempts
+from moxy.core.views import look, max_attempts
 
 
 def decide(state: QueueState, command: AnyCommand, now_ms: int, seed: int) -> Decision:
@@ -215,8 +215,8 @@ def _fetch(state: QueueState, h: Heart, c: Fetch, now_ms: int, seed: int) -> Dec
         d = _Draft(state, h, now_ms, seed)
         _do_due_work(d)
         state, events, draw = d.state, d.events, d.draws
-    deliveries: list[Delivery] = []
-    while len(deliveries) < c.count and not h.paused:
+    given: list[Delivery] = []
+    while len(given) < c.count and not h.paused:
         task = h.first_ready()
         if task is None:
             break
@@ -227,9 +227,23 @@ def _fetch(state: QueueState, h: Heart, c: Fetch, now_ms: int, seed: int) -> Dec
         event = Leased(queue, h.seq + 1, now_ms, number, task_id, lease_id, token, deadline_ms, c.worker, c.bound)
         state = apply(state, event)
         events.append(event)
-        deliveries.append(delivery(queue, h.tasks[number]))
+        attempts, deliveries = task.tally.attempts, task.tally.deliveries + 1
+        given.append(
+            Delivery(
+                lease_id,
+                task_id,
+                queue,
+                task.payload,
+                attempts,
+                deliveries,
+                token,
+                deadline_ms,
+                task.priority,
+                task.enqueued_ms,
+            )
+        )
         draw += 1
-    return Decision(tuple(events), state, deliveries)
+    return Decision(tuple(events), state, given)
 
 
 def _ack(state: QueueState, h: Heart, c: Ack, now_ms: int, seed: int) -> Decision:

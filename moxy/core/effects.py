@@ -10,7 +10,7 @@ there before is all that it takes to undo one; the few events that change more l
 from collections.abc import Callable
 from typing import Final, TypeAlias, final
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from moxy.core.errors import IllegalEvent
 from moxy.core.events import (
@@ -140,22 +140,26 @@ def _as_task(before: Undo) -> Task | None:
 
 
 def _enqueued(h: Heart, e: Enqueued) -> Undo:
-    number, task_id, at_ms, due_ms = e.number, e.task_id, e.at_ms, e.due_ms
+    number: int
+    task_id: str
+    at_ms: int
+    priority: int
+    # All fields at once: compiled, reading them one by one would cost more than all the rest.
+    _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = astuple(e)
     if number != h.next_number:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
     if task_id in h.names or (h.remembered and h.knows(task_id, at_ms)):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
     before = _forget(h, None, at_ms, task_id) if h.remembered else None
-    priority, expires_ms = e.priority, e.expires_ms
-    if due_ms or expires_ms or e.lease_ms or e.dedup_ms or e.max_attempts != -1:
+    if due_ms or expires_ms or lease_ms or dedup_ms or most != -1:
         to = _moved(NEW, "enqueue_later" if due_ms else "enqueue", e)
-        options = Options(e.max_attempts, e.lease_ms, e.dedup_ms)
+        options = Options(most, lease_ms, dedup_ms)
         if options == NO_OPTIONS:
             options = NO_OPTIONS
-        task = Task(number, task_id, e.payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
+        task = Task(number, task_id, payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
-        h.tasks[number] = Task(number, task_id, e.payload, priority, number, at_ms, at_ms, READY)
+        h.tasks[number] = Task(number, task_id, payload, priority, number, at_ms, at_ms, READY)
         h.names[task_id] = number
         (h.lanes[priority] or h.lane(priority)).add(number)
     h.next_number = number + 1
@@ -164,9 +168,12 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
 
 
 def _leased(h: Heart, e: Leased) -> Undo:
-    number, token, deadline_ms = e.number, e.token, e.deadline_ms
+    number: int
+    token: int
+    deadline_ms: int
+    _, _, at_ms, number, task_id, lease_id, token, deadline_ms, worker, bound = astuple(e)
     old = h.tasks.get(number)
-    if old is None or old.task_id != e.task_id:
+    if old is None or old.task_id != task_id:
         raise _no_such_task(h, e)
     if old.state != READY:
         _moved(old.state, "lease", e)
@@ -177,7 +184,7 @@ def _leased(h: Heart, e: Leased) -> Undo:
         old,
         state=PROCESSING,
         token=token,
-        lease=Lease(e.lease_id, token, deadline_ms, e.at_ms, e.worker, e.bound),
+        lease=Lease(lease_id, token, deadline_ms, at_ms, worker, bound),
         tally=_FIRST_DELIVERY if tally is NO_TALLY else replace(tally, deliveries=tally.deliveries + 1),
     )
     if old.expires_ms:
@@ -190,27 +197,28 @@ def _leased(h: Heart, e: Leased) -> Undo:
         h.tasks[number] = new
     h.last_token = token
     h.counts[LEASED] += 1
-    return _forget(h, old, e.at_ms) if h.remembered else old
+    return _forget(h, old, at_ms) if h.remembered else old
 
 
 def _acked(h: Heart, e: Acked) -> Undo:
-    number = e.number
+    number: int
+    _, _, at_ms, number, task_id, lease_id = astuple(e)
     old = h.tasks.get(number)
-    if old is None or old.task_id != e.task_id:
+    if old is None or old.task_id != task_id:
         raise _no_such_task(h, e)
     lease = old.lease
-    if lease is None or lease.lease_id != e.lease_id:
+    if lease is None or lease.lease_id != lease_id:
         raise _void(old, e)
     if old.place != number:
         h.swap(old, None)
     else:
         h.processing.remove((lease.deadline_ms, lease.token, number))
         del h.tasks[number]
-        del h.names[old.task_id]
+        del h.names[task_id]
     h.counts[ACKED] += 1
-    if old.options.dedup_ms:
-        return _remember(h, old, e.at_ms)
-    return _forget(h, old, e.at_ms) if h.remembered else old
+    if old.options is not NO_OPTIONS and old.options.dedup_ms:
+        return _remember(h, old, at_ms)
+    return _forget(h, old, at_ms) if h.remembered else old
 
 
 # What happens to a task besides
