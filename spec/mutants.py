@@ -348,7 +348,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "purge-leaves-the-name",
             "A deleted or purged task leaves its id behind.",
             _HEART,
-            "                del self.names[old.task_id]\n",
+            "                self.names.pop(old.task_id, None)\n",
             "",
             _SHAPE,
         ),

@@ -140,9 +140,14 @@ class MemoryBackend:
         """All queues as they are now: values that stay valid. For this thread, and not to keep: see core/state."""
         return dict(self._queues)
 
-    def images(self) -> list[Image]:
-        """All queues as they are now, as copies: for a thread, or to keep."""
-        return [state.image() for state in self._queues.values()]
+    def freeze(self) -> list[Image]:
+        """All queues as they are now, for a thread to read while they go on. `thaw` when it has."""
+        return [state.frozen() for state in self._queues.values()]
+
+    def thaw(self) -> None:
+        """The frozen images are not needed any more."""
+        for state in self._queues.values():
+            state.thaw()
 
     def state_of(self, queue: str) -> QueueState:
         """The queue as it is; one that does not exist yet is an empty one with the policy it would be born with."""

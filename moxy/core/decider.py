@@ -287,7 +287,7 @@ def _extend(d: _Draft, c: Extend) -> Answer:
 
 def _held(h: Heart, c: LeaseCommand) -> tuple[Task, Lease]:
     """The task under this very lease. Raises NOLEASE, saying what became of it as far as the queue knows (I4)."""
-    task = h.tasks.get(c.number)
+    task = h.task(c.number)
     if task is not None and task.lease is not None and task.lease.lease_id == c.lease_id:
         return task, task.lease
     _refuse_void(h, task, c)
@@ -321,7 +321,7 @@ def _release_one(d: _Draft, task: Task, lease_id: str, cause: ReleaseCause) -> N
 
 def _requeue(d: _Draft, number: int, delay_ms: int) -> None:
     """What follows `Expired` and `Failed`. `delay_ms` UNSET: the backoff decides."""
-    task = d.heart.tasks[number]
+    task = d.heart.the_task(number)
     if _attempts_used_up(d.heart, number):
         tally = task.tally
         _bury(d, number, "attempts", tally.reason or ("nack" if tally.ended == "failed" else "lease expired"))
@@ -335,7 +335,7 @@ def _requeue(d: _Draft, number: int, delay_ms: int) -> None:
 
 
 def _attempts_used_up(h: Heart, number: int) -> bool:
-    task = h.tasks[number]
+    task = h.the_task(number)
     most = max_attempts(h.policy, task)
     return 0 < most <= task.tally.attempts
 
@@ -352,7 +352,7 @@ def _backoff_ms(d: _Draft, attempts: int) -> int:
 
 
 def _bury(d: _Draft, number: int, cause: DeadCause, reason: str) -> None:
-    task = d.heart.tasks[number]
+    task = d.heart.the_task(number)
     d.happened(DeadLettered(d.queue, d.seq, d.now_ms, number, task.task_id, cause, reason, task.tally.attempts))
 
 
@@ -368,7 +368,7 @@ def _do_due_work(d: _Draft) -> int:
     h, done = d.heart, 0
     while done < COUNT_MAX:
         if (key := h.processing.first()) and key[0] <= d.now_ms:
-            task = h.tasks[key[2]]
+            task = h.the_task(key[2])
             assert task.lease is not None
             lease_id, attempts = task.lease.lease_id, task.tally.attempts + 1
             d.happened(Expired(d.queue, d.seq, d.now_ms, task.number, task.task_id, lease_id, attempts))
@@ -376,7 +376,7 @@ def _do_due_work(d: _Draft) -> int:
         elif (key := h.expiring.first()) and key[0] <= d.now_ms:
             _bury(d, key[2], "ttl", "ttl")
         elif (key := h.scheduled.first()) and key[0] <= d.now_ms:
-            d.happened(Matured(d.queue, d.seq, d.now_ms, key[2], h.tasks[key[2]].task_id))
+            d.happened(Matured(d.queue, d.seq, d.now_ms, key[2], h.the_task(key[2]).task_id))
         else:
             break
         done += 1
@@ -395,7 +395,7 @@ def _redrive(d: _Draft, c: Redrive) -> Answer:
             raise Refused(NOTASK, f"no dead task has that id: {what}")
         chosen = [task]
     else:
-        chosen = [d.heart.tasks[key[2]] for key in d.heart.dead.following(None, c.count)]
+        chosen = [d.heart.the_task(key[2]) for key in d.heart.dead.following(None, c.count)]
     for task in chosen:
         expires_ms = task.expires_ms if task.expires_ms > d.now_ms else 0
         place = d.heart.next_number

@@ -97,7 +97,7 @@ def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> No
     if changes is not None:
         _undo_changes(h, changes)
     if isinstance(e, TaskEvent):
-        h.swap(h.tasks.get(e.number), changes.task if changes is not None else _as_task(before))
+        h.swap(h.task(e.number), changes.task if changes is not None else _as_task(before))
         h.counts[_COUNT_OF[type(e)]] -= 1
         if isinstance(e, Enqueued):
             h.next_number = e.number
@@ -148,7 +148,7 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
     _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = astuple(e)
     if number != h.next_number:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
-    if task_id in h.names or (h.remembered and h.knows(task_id, at_ms)):
+    if _is_known(h, number, task_id) or (h.remembered and h.knows(task_id, at_ms)):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
     before = _forget(h, None, at_ms, task_id) if h.remembered else None
     if due_ms or expires_ms or lease_ms or dedup_ms or most != -1:
@@ -159,12 +159,18 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
         task = Task(number, task_id, payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
-        h.tasks[number] = Task(number, task_id, payload, priority, number, at_ms, at_ms, READY)
-        h.names[task_id] = number
+        h.put_plain(number, task_id, payload, priority, at_ms)
         (h.lanes[priority] or h.lane(priority)).add(number)
     h.next_number = number + 1
     h.counts[ENQUEUED] += 1
     return before
+
+
+def _is_known(h: Heart, number: int, task_id: str) -> bool:
+    """Whether another task has the id. What begins with its own number can be no other task's, but by name."""
+    if task_id in h.names:
+        return True
+    return len(h.names) < len(h.tasks) and not task_id.startswith(f"{number}-") and h.number_of(task_id) is not None
 
 
 def _leased(h: Heart, e: Leased) -> Undo:
@@ -172,7 +178,7 @@ def _leased(h: Heart, e: Leased) -> Undo:
     token: int
     deadline_ms: int
     _, _, at_ms, number, task_id, lease_id, token, deadline_ms, worker, bound = astuple(e)
-    old = h.tasks.get(number)
+    old = h.task(number)
     if old is None or old.task_id != task_id:
         raise _no_such_task(h, e)
     if old.state != READY:
@@ -194,6 +200,8 @@ def _leased(h: Heart, e: Leased) -> Undo:
         h.processing.add((deadline_ms, token, number))
         if deadline_ms < h.soonest_ms:
             h.soonest_ms = deadline_ms
+        if h.shadow is not None:
+            h.shade(number, old)
         h.tasks[number] = new
     h.last_token = token
     h.counts[LEASED] += 1
@@ -203,7 +211,7 @@ def _leased(h: Heart, e: Leased) -> Undo:
 def _acked(h: Heart, e: Acked) -> Undo:
     number: int
     _, _, at_ms, number, task_id, lease_id = astuple(e)
-    old = h.tasks.get(number)
+    old = h.task(number)
     if old is None or old.task_id != task_id:
         raise _no_such_task(h, e)
     lease = old.lease
@@ -213,8 +221,10 @@ def _acked(h: Heart, e: Acked) -> Undo:
         h.swap(old, None)
     else:
         h.processing.remove((lease.deadline_ms, lease.token, number))
+        if h.shadow is not None:
+            h.shade(number, old)
         del h.tasks[number]
-        del h.names[task_id]
+        h.names.pop(task_id, None)
     h.counts[ACKED] += 1
     if old.options is not NO_OPTIONS and old.options.dedup_ms:
         return _remember(h, old, at_ms)
@@ -313,7 +323,7 @@ def _deleted(h: Heart, e: Deleted) -> Undo:
 
 
 def _purged(h: Heart, e: Purged) -> Undo:
-    gone = [task for task in h.tasks.values() if task.state == e.state]
+    gone = [h.the_task(key[2]) for key in h.following(e.state, None, h.count(e.state))]
     if len(gone) != e.count:
         raise IllegalEvent(f"I1: {len(gone)} tasks are {e.state}", e, f"queue {h.name!r}")
     for task in gone:
@@ -389,7 +399,7 @@ def _moved(state: str, move: str, event: Event) -> str:
 
 
 def _task(h: Heart, e: TaskEvent) -> Task:
-    task = h.tasks.get(e.number)
+    task = h.task(e.number)
     if task is None or task.task_id != e.task_id:
         raise _no_such_task(h, e)
     return task

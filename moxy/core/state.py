@@ -186,7 +186,7 @@ class QueueState:
     def in_state(self, state: str) -> Iterator[Task]:
         """The tasks of one observable state, in the order in which PEEK lists them."""
         for _, _, number in OrderView(self, state):
-            yield self.heart().tasks[number]
+            yield self.heart().the_task(number)
 
     def named(self, task_id: str) -> Task | None:
         """The live or dead task with that id, or None."""
@@ -212,6 +212,15 @@ class QueueState:
     def image(self) -> Image:
         """A copy that hangs on nothing: for a thread, or to keep. A pointer a task is copied, in one go."""
         return self.heart().image()
+
+    def frozen(self) -> Image:
+        """An image without a pause, whatever waits: its tasks are read bit by bit, also by a thread, while the queue
+        goes on. One at a time; `thaw` any state of the queue when it is not needed any more."""
+        return self.heart().frozen()
+
+    def thaw(self) -> None:
+        """Let go of the frozen image."""
+        self.heart().thaw()
 
 
 def state_of(image: Image) -> QueueState:
