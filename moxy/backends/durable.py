@@ -70,6 +70,7 @@ class DurableBackend:
         self._sync_began_ms: int | None = None
         self._sync_here_events_max: Final = sync_here_events_max
         self._sync_took_ms = 0
+        self._writing: asyncio.Future[str] | None = None
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         return await self._memory.execute(commands)
@@ -168,13 +169,15 @@ class DurableBackend:
         """From images of the queues, in a thread: commands go on meanwhile."""
         if not self._journal.events_since_snapshot:
             return
+        await self._snapshot_written()  # one that was being written when whoever waited for it was cancelled
         began_ms = self._clock.now_ms()
-        mark, images = self._journal.mark(), self._memory.images()
+        mark, images = self._journal.mark(), self._memory.freeze()
         loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(
+            self._keeper, self._journal.write_snapshot, images, mark, began_ms, _breathe
+        )
         try:
-            name = await loop.run_in_executor(
-                self._keeper, self._journal.write_snapshot, images, mark, began_ms, _breathe
-            )
+            name = await self._snapshot_written()
             gone = await loop.run_in_executor(
                 self._keeper, self._journal.retain, began_ms, self._retain_bytes, self._retain_ms
             )
@@ -183,6 +186,18 @@ class DurableBackend:
             return
         took_ms = self._clock.now_ms() - began_ms
         self._say("snapshot.written", file=name, sequence=mark.sequence, took_ms=took_ms, dropped=len(gone))
+
+    async def _snapshot_written(self) -> str:
+        """Wait until the thread has read the frozen queues to their end, and thaw them: never before."""
+        writing = self._writing
+        if writing is None:
+            return ""
+        try:
+            return await asyncio.shield(writing)
+        finally:
+            if writing.done():
+                self._writing = None
+                self._memory.thaw()
 
 
 def _breathe() -> None:

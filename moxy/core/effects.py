@@ -10,7 +10,7 @@ there before is all that it takes to undo one; the few events that change more l
 from collections.abc import Callable
 from typing import Final, TypeAlias, final
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from moxy.core.errors import IllegalEvent
 from moxy.core.events import (
@@ -79,13 +79,16 @@ Undo: TypeAlias = Task | Changes | None
 
 
 def happen(h: Heart, e: AnyEvent) -> Undo:
-    """Carry out an event that has the next sequence number, and say what undoes it. Raises IllegalEvent."""
-    undo: Undo = _EFFECTS[type(e)](h, e)
-    h.seq = e.seq
-    h.at_ms = at_ms = e.at_ms
+    """Carry out the next event, and say what undoes it. Raises IllegalEvent, and then nothing has changed."""
+    seq, at_ms = e.seq, e.at_ms
+    if seq != h.seq + 1 or at_ms < h.at_ms or e.queue != h.name:
+        raise _out_of_order(h, e)
+    before: Undo = _EFFECTS[type(e)](h, e)
+    h.seq = seq
+    h.at_ms = at_ms
     if not h.born_ms:
         h.born_ms = at_ms
-    return undo
+    return before
 
 
 def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> None:
@@ -94,7 +97,7 @@ def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> No
     if changes is not None:
         _undo_changes(h, changes)
     if isinstance(e, TaskEvent):
-        h.swap(h.tasks.get(e.number), changes.task if changes is not None else _as_task(before))
+        h.swap(h.task(e.number), changes.task if changes is not None else _as_task(before))
         h.counts[_COUNT_OF[type(e)]] -= 1
         if isinstance(e, Enqueued):
             h.next_number = e.number
@@ -109,6 +112,15 @@ def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> No
     h.last_token = last_token
     if not at_ms:
         h.born_ms = 0
+
+
+def _out_of_order(h: Heart, e: AnyEvent) -> IllegalEvent:
+    queue = f"queue {h.name!r}"
+    if e.seq != h.seq + 1:
+        return IllegalEvent(f"I15: sequence {h.seq + 1} is next", e, queue)
+    if e.at_ms < h.at_ms:
+        return IllegalEvent(f"I15: time went back from {h.at_ms}", e, queue)
+    return IllegalEvent("an event of another queue", e, queue)
 
 
 def _undo_changes(h: Heart, changes: Changes) -> None:
@@ -128,47 +140,46 @@ def _as_task(before: Undo) -> Task | None:
 
 
 def _enqueued(h: Heart, e: Enqueued) -> Undo:
-    number, task_id, at_ms, due_ms = e.number, e.task_id, e.at_ms, e.due_ms
+    number: int
+    task_id: str
+    at_ms: int
+    priority: int
+    # All fields at once: compiled, reading them one by one would cost more than all the rest.
+    _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = astuple(e)
     if number != h.next_number:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
-    if task_id in h.names or (h.remembered and h.knows(task_id, at_ms)):
+    if _is_known(h, number, task_id) or (h.remembered and h.knows(task_id, at_ms)):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
-    own = e.max_attempts != -1 or e.lease_ms or e.dedup_ms
-    task = Task(
-        number,
-        task_id,
-        e.payload,
-        e.priority,
-        number,
-        at_ms,
-        at_ms,
-        _moved(NEW, "enqueue_later", e) if due_ms else READY,
-        due_ms,
-        e.expires_ms,
-        0,
-        None,
-        None,
-        Options(e.max_attempts, e.lease_ms, e.dedup_ms) if own else NO_OPTIONS,
-        NO_TALLY,
-    )
-    before: Undo = None
-    if h.remembered:
-        before = _forget(h, None, at_ms, task_id)
-    if due_ms or e.expires_ms:
+    before = _forget(h, None, at_ms, task_id) if h.remembered else None
+    if due_ms or expires_ms or lease_ms or dedup_ms or most != -1:
+        to = _moved(NEW, "enqueue_later" if due_ms else "enqueue", e)
+        options = Options(most, lease_ms, dedup_ms)
+        if options == NO_OPTIONS:
+            options = NO_OPTIONS
+        task = Task(number, task_id, payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
-        h.tasks[number] = task
-        h.names[task_id] = number
-        h.lane(e.priority).add(number)
+        h.put_plain(number, task_id, payload, priority, at_ms)
+        (h.lanes[priority] or h.lane(priority)).add(number)
     h.next_number = number + 1
     h.counts[ENQUEUED] += 1
     return before
 
 
+def _is_known(h: Heart, number: int, task_id: str) -> bool:
+    """Whether another task has the id. What begins with its own number can be no other task's, but by name."""
+    if task_id in h.names:
+        return True
+    return len(h.names) < len(h.tasks) and not task_id.startswith(f"{number}-") and h.number_of(task_id) is not None
+
+
 def _leased(h: Heart, e: Leased) -> Undo:
-    number, token, deadline_ms = e.number, e.token, e.deadline_ms
-    old = h.tasks.get(number)
-    if old is None or old.task_id != e.task_id:
+    number: int
+    token: int
+    deadline_ms: int
+    _, _, at_ms, number, task_id, lease_id, token, deadline_ms, worker, bound = astuple(e)
+    old = h.task(number)
+    if old is None or old.task_id != task_id:
         raise _no_such_task(h, e)
     if old.state != READY:
         _moved(old.state, "lease", e)
@@ -179,38 +190,45 @@ def _leased(h: Heart, e: Leased) -> Undo:
         old,
         state=PROCESSING,
         token=token,
-        lease=Lease(e.lease_id, token, deadline_ms, e.at_ms, e.worker, e.bound),
+        lease=Lease(lease_id, token, deadline_ms, at_ms, worker, bound),
         tally=_FIRST_DELIVERY if tally is NO_TALLY else replace(tally, deliveries=tally.deliveries + 1),
     )
     if old.expires_ms:
         h.swap(old, new)
     else:
-        h.lane(old.priority).remove(old.place)
+        (h.lanes[old.priority] or h.lane(old.priority)).remove(old.place)
         h.processing.add((deadline_ms, token, number))
+        if deadline_ms < h.soonest_ms:
+            h.soonest_ms = deadline_ms
+        if h.shadow is not None:
+            h.shade(number, old)
         h.tasks[number] = new
     h.last_token = token
     h.counts[LEASED] += 1
-    return _forget(h, old, e.at_ms) if h.remembered else old
+    return _forget(h, old, at_ms) if h.remembered else old
 
 
 def _acked(h: Heart, e: Acked) -> Undo:
-    number = e.number
-    old = h.tasks.get(number)
-    if old is None or old.task_id != e.task_id:
+    number: int
+    _, _, at_ms, number, task_id, lease_id = astuple(e)
+    old = h.task(number)
+    if old is None or old.task_id != task_id:
         raise _no_such_task(h, e)
     lease = old.lease
-    if lease is None or lease.lease_id != e.lease_id:
+    if lease is None or lease.lease_id != lease_id:
         raise _void(old, e)
     if old.place != number:
         h.swap(old, None)
     else:
         h.processing.remove((lease.deadline_ms, lease.token, number))
+        if h.shadow is not None:
+            h.shade(number, old)
         del h.tasks[number]
-        del h.names[old.task_id]
+        h.names.pop(task_id, None)
     h.counts[ACKED] += 1
-    if old.options.dedup_ms:
-        return _remember(h, old, e.at_ms)
-    return _forget(h, old, e.at_ms) if h.remembered else old
+    if old.options is not NO_OPTIONS and old.options.dedup_ms:
+        return _remember(h, old, at_ms)
+    return _forget(h, old, at_ms) if h.remembered else old
 
 
 # What happens to a task besides
@@ -305,7 +323,7 @@ def _deleted(h: Heart, e: Deleted) -> Undo:
 
 
 def _purged(h: Heart, e: Purged) -> Undo:
-    gone = [task for task in h.tasks.values() if task.state == e.state]
+    gone = [h.the_task(key[2]) for key in h.following(e.state, None, h.count(e.state))]
     if len(gone) != e.count:
         raise IllegalEvent(f"I1: {len(gone)} tasks are {e.state}", e, f"queue {h.name!r}")
     for task in gone:
@@ -381,7 +399,7 @@ def _moved(state: str, move: str, event: Event) -> str:
 
 
 def _task(h: Heart, e: TaskEvent) -> Task:
-    task = h.tasks.get(e.number)
+    task = h.task(e.number)
     if task is None or task.task_id != e.task_id:
         raise _no_such_task(h, e)
     return task

@@ -53,7 +53,10 @@ class Tasks(Mapping[int, Task]):
         self._version: Final = version
 
     def __getitem__(self, number: int) -> Task:
-        return self._version.heart().tasks[number]
+        task = self._version.heart().task(number)
+        if task is None:
+            raise KeyError(number)
+        return task
 
     def __iter__(self) -> Iterator[int]:
         return iter(list(self._version.heart().tasks))
@@ -70,13 +73,16 @@ class Names(Mapping[str, int]):
         self._version: Final = version
 
     def __getitem__(self, task_id: str) -> int:
-        return self._version.heart().names[task_id]
+        number = self._version.heart().number_of(task_id)
+        if number is None:
+            raise KeyError(task_id)
+        return number
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._version.heart().names))
+        return iter([task.task_id for task in self._version.heart().image().tasks])
 
     def __len__(self) -> int:
-        return len(self._version.heart().names)
+        return len(self._version.heart().tasks)
 
 
 @final

@@ -1,13 +1,12 @@
 """`apply(state, event) -> state`: from one version of a queue to the next, and folds over many events.
 
-Lives here: the order of events (I15), versions, folds. Must not: what an event does (effects), policy (decider).
+Lives here: versions and folds. Must not: what an event does (effects), policy (decider).
 """
 
 from collections.abc import Iterable, Mapping
 from typing import final
 
 from moxy.core.effects import happen
-from moxy.core.errors import IllegalEvent
 from moxy.core.events import AnyEvent
 from moxy.core.heart import Heart
 from moxy.core.state import DEFAULT_POLICY, QueueState
@@ -17,10 +16,11 @@ def apply(state: QueueState, event: AnyEvent) -> QueueState:
     """The state after `event`. `state` stays valid. Raises IllegalEvent when the event cannot follow it."""
     heart = state.owned or state.heart()
     at_ms, last_token = heart.at_ms, heart.last_token
-    if event.seq != heart.seq + 1 or event.at_ms < at_ms or event.queue != heart.name:
-        _refuse(heart, event)
     before = happen(heart, event)
-    return state.followed(heart, event, before, at_ms, last_token)
+    following = QueueState("", DEFAULT_POLICY, heart)
+    state.owned, state.towards = None, following
+    state.event, state.before, state.was_at_ms, state.was_token = event, before, at_ms, last_token
+    return following
 
 
 def replay(events: Iterable[AnyEvent], state: QueueState) -> QueueState:
@@ -51,20 +51,9 @@ class Folding:
             heart = hearts.get(queue)
             if heart is None:
                 heart = hearts[queue] = Heart(queue, DEFAULT_POLICY)
-            if event.seq != heart.seq + 1 or event.at_ms < heart.at_ms:
-                _refuse(heart, event)
             happen(heart, event)
 
     def states(self) -> dict[str, QueueState]:
         """What it comes to."""
         hearts, self._hearts = self._hearts, {}
         return {queue: QueueState("", DEFAULT_POLICY, heart) for queue, heart in hearts.items()}
-
-
-def _refuse(heart: Heart, event: AnyEvent) -> None:
-    queue = f"queue {heart.name!r}"
-    if event.seq != heart.seq + 1:
-        raise IllegalEvent(f"I15: sequence {heart.seq + 1} is next", event, queue)
-    if event.at_ms < heart.at_ms:
-        raise IllegalEvent(f"I15: time went back from {heart.at_ms}", event, queue)
-    raise IllegalEvent("an event of another queue", event, queue)

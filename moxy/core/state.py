@@ -46,10 +46,18 @@ class QueueState:
 
     __slots__ = ("before", "event", "owned", "towards", "was_at_ms", "was_token")
 
+    owned: Heart | None
+    """The heart, in one state of the queue. The others have the rest: the next state on the way to that one, the event
+    that is between the two, and what undoes it; or `_AGAIN` when that one is the older of the two."""
+    towards: "QueueState | None"
+    event: AnyEvent
+    before: Undo
+    was_at_ms: int
+    was_token: int
+
     def __init__(self, name: str, policy: Policy = DEFAULT_POLICY, heart: Heart | None = None) -> None:
         """A queue that does not exist yet, and the policy it is born with. `heart` is for the core alone."""
-        self.owned: Heart | None = Heart(name, policy) if heart is None else heart
-        self.towards: QueueState | None = None
+        self.owned = heart or Heart(name, policy)
 
     # For the core alone: the heart and its way
 
@@ -57,17 +65,6 @@ class QueueState:
         """The structures as they are in this version, until another version is read or made."""
         heart = self.owned
         return self._fetch() if heart is None else heart
-
-    def followed(self, heart: Heart, event: AnyEvent, before: Undo, at_ms: int, last_token: int) -> "QueueState":
-        """The state that `event` has just made of this one, which had the heart, `at_ms` and `last_token`."""
-        following = QueueState("", DEFAULT_POLICY, heart)
-        self.owned = None
-        self.towards = following
-        self.event = event
-        self.before = before
-        self.was_at_ms = at_ms
-        self.was_token = last_token
-        return following
 
     def give_up(self) -> Heart:
         """Take the heart away for good: neither this state nor any other of its queue can be read any more."""
@@ -79,11 +76,11 @@ class QueueState:
         """Bring the heart here from the state that has it, one event after the other."""
         way: list[QueueState] = []
         state = self
-        while state.towards is not None:
+        while (heart := state.owned) is None:
             way.append(state)
-            state = state.towards
-        heart = state.owned
-        assert heart is not None
+            following = state.towards
+            assert following is not None, "its heart was given up"
+            state = following
         for following in reversed(way):
             event, before = following.event, following.before
             state.owned, state.towards, state.event = None, following, event
@@ -189,7 +186,7 @@ class QueueState:
     def in_state(self, state: str) -> Iterator[Task]:
         """The tasks of one observable state, in the order in which PEEK lists them."""
         for _, _, number in OrderView(self, state):
-            yield self.heart().tasks[number]
+            yield self.heart().the_task(number)
 
     def named(self, task_id: str) -> Task | None:
         """The live or dead task with that id, or None."""
@@ -203,6 +200,11 @@ class QueueState:
         """When time next causes an event here: a deadline, a TTL or a due time; None when nothing waits for time."""
         return self.heart().next_due_ms()
 
+    @property
+    def soonest_ms(self) -> int:
+        """Nothing is due before: quicker than `next_due_ms`, and never later."""
+        return (self.owned or self._fetch()).soonest_ms
+
     def oldest_ready_ms(self) -> int | None:
         """When the ready task with the earliest place got it; None when nothing is ready."""
         return self.heart().oldest_ready_ms()
@@ -210,6 +212,15 @@ class QueueState:
     def image(self) -> Image:
         """A copy that hangs on nothing: for a thread, or to keep. A pointer a task is copied, in one go."""
         return self.heart().image()
+
+    def frozen(self) -> Image:
+        """An image without a pause, whatever waits: its tasks are read bit by bit, also by a thread, while the queue
+        goes on. One at a time; `thaw` any state of the queue when it is not needed any more."""
+        return self.heart().frozen()
+
+    def thaw(self) -> None:
+        """Let go of the frozen image."""
+        self.heart().thaw()
 
 
 def state_of(image: Image) -> QueueState:

@@ -4,6 +4,7 @@ Lives here: what is stored, as structs, which stay plain Python when the rest of
 structures that hold them (heart), rules, effects.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -120,5 +121,5 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     next_number: int
     last_token: int
     totals: Totals
-    tasks: tuple[Task, ...]
+    tasks: Iterable[Task]
     remembered: dict[str, tuple[int, int]]

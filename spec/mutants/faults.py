@@ -57,8 +57,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "deadline-one-late",
             "A lease lasts a millisecond longer than was asked for.",
             _DECIDER,
-            "deadline_ms = d.now_ms + lease_ms\n",
-            "deadline_ms = d.now_ms + lease_ms + 1\n",
+            "        deadline_ms = now_ms + lease_ms\n",
+            "        deadline_ms = now_ms + lease_ms + 1\n",
             _PURE,
         ),
         Mutant(
@@ -73,12 +73,12 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "ack-ignores-its-lease",
             "An ACK with a void lease completes a task that another worker holds.",
             _DECIDER,
-            "    task, _ = _held(d.heart, c)\n"
-            "    d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id))\n",
-            "    task = d.heart.tasks.get(c.number)\n"
+            "    task, _ = _held(h, c)\n"
+            "    event = Acked(h.name, h.seq + 1, now_ms, task.number, task.task_id, c.lease_id)\n",
+            "    task = h.task(c.number)\n"
             "    if task is None or task.lease is None:\n"
-            "        _refuse_void(d.heart, task, c)\n"
-            "    d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, task.lease.lease_id))\n",
+            "        _refuse_void(h, task, c)\n"
+            "    event = Acked(h.name, h.seq + 1, now_ms, task.number, task.task_id, task.lease.lease_id)\n",
             _SHAPE,
         ),
         Mutant(
@@ -210,7 +210,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "ttl-ignored",
             "A TTL is taken, and forgotten.",
             _DECIDER,
-            "d.now_ms + ttl_ms if ttl_ms else 0,",
+            "now_ms + ttl_ms if ttl_ms else 0,",
             "0,",
             _PURE,
         ),
@@ -226,8 +226,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "fetch-skips-due-work",
             "A FETCH leases without doing first what is due.",
             _DECIDER,
-            "    _do_due_work(d)\n    deliveries: list",
-            "    deliveries: list",
+            "        _do_due_work(d)\n        state, events",
+            "        state, events",
             _SHAPE,
         ),
         # Operators and producers
@@ -235,8 +235,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "pause-ignored",
             "A paused queue goes on leasing.",
             _DECIDER,
-            "while len(deliveries) < c.count and not d.heart.paused:",
-            "while len(deliveries) < c.count:",
+            "while len(given) < c.count and not h.paused:",
+            "while len(given) < c.count:",
             _SHAPE,
         ),
         Mutant(
@@ -267,7 +267,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "purge-leaves-the-name",
             "A deleted or purged task leaves its id behind.",
             _HEART,
-            "                del self.names[old.task_id]\n",
+            "                self.names.pop(old.task_id, None)\n",
             "",
             _SHAPE,
         ),

@@ -5,17 +5,20 @@ Lives here: that every state, old, new or on another branch, reads as if it were
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moxy.core.commands import Enqueue, EnqueueMany
 from moxy.core.decider import decide
 from moxy.core.errors import IllegalEvent, Refused
 from moxy.core.events import AnyEvent, Enqueued, Leased
 from moxy.core.reading import different
 from moxy.core.reducer import Folding, apply, replay
 from moxy.core.state import QueueState, state_of
+from moxy.core.tasks import Task
 from tests.core import oracle
 from tests.core.oracle import Persistent, persistent
 from tests.core.support import T0, Q, dump
@@ -61,6 +64,7 @@ def test_every_version_of_a_tree_reads_as_the_oracle_says(seed: int) -> None:
     """A tree of futures, grown from versions in any order; then all of them are read in any order, twice."""
     rng = random.Random(seed)
     world = World(rng)
+    world.state.heart().pack_from = rng.choice((0, 2, 5000))
     tree = [Pair(world.state, persistent(world.state))]
     for _ in range(8):
         start = rng.choice([pair for pair in tree if not pair.state.limbo])
@@ -125,6 +129,56 @@ def test_a_state_made_of_an_image_is_the_state(seed: int) -> None:
     for event in futures(Pair(copy, persistent(copy)), seed, 20):
         copy = apply(copy, event)
     assert dump(state_of(image)) == was, "an image changed with the state that was made of it"
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(SEEDS)
+def test_frozen_tasks_are_those_of_that_moment_whatever_happens_while_they_are_read(seed: int) -> None:
+    """Read a few, go on, read a few more; sometimes back to an older version, and on from there."""
+    rng = random.Random(seed)
+    state = QueueState("jobs")
+    state.heart().pack_from = rng.choice((0, 3, 5000))
+    old = [state]
+    for round in range(6):
+        was = {task.number: task for task in state.tasks.values()}
+        image, read = state.frozen(), []
+        tasks = iter(image.tasks)
+        while True:
+            some = list(islice(tasks, rng.randrange(4)))
+            read += some
+            for event in futures(Pair(state, persistent(state)), rng.getrandbits(32), 3):
+                state = apply(state, event)
+            old.append(state)
+            if rng.random() < 0.2:
+                state = rng.choice([version for version in old if not version.limbo])
+            if not some and rng.random() < 0.5:
+                break
+        read += tasks
+        assert {task.number: task for task in read} == was, round
+        assert len(read) == len(was)
+        state.thaw()
+        # As when the log refused a turn, the numbers do not rise any more.
+        state = rng.choice([version for version in old if not version.limbo])
+
+
+def test_a_long_backlog_is_packed_and_every_way_in_finds_it() -> None:
+    q = Q()
+    q.state.heart().pack_from = 1
+    q.add("first", "5-chosen", "chosen")
+    q.do(EnqueueMany("jobs", (b"x", b"y", b"z")))
+    heart = q.state.heart()
+    assert [type(task) for task in heart.tasks.values()] == [Task, *[bytes] * 5], "reading unpacks nothing"
+    assert sorted(heart.names) == ["5-chosen", "chosen", "first"]
+    automatic = f"5-{0:016x}"
+    assert (q.state.numbers["5-chosen"], q.state.numbers[automatic], q.state.numbers["chosen"]) == (2, 5, 3)
+    assert q.state.named("5-") is q.state.named("99-x") is q.state.named("6-chosen") is q.state.named("x") is None
+    assert q.do(Enqueue("jobs", b"", automatic)) == [automatic]
+    assert q.events == ()
+    assert (q.show(automatic).payload, q.show("chosen").state) == (b"y", "ready")
+    copy = state_of(q.state.image())
+    assert dump(copy) == dump(q.state)
+    assert q.delete("chosen") == 1
+    assert [q.take().rsplit(":", 3)[1] for _ in range(5)] == ["1", "2", "4", "5", "6"]
 
 
 def test_an_event_that_is_refused_changes_nothing() -> None:

@@ -63,7 +63,11 @@ def test_a_system_does_what_the_model_does_in_thousands_of_programs(name: str) -
 
 def deadline_off_by_one(patch: pytest.MonkeyPatch) -> None:
     fetch = decider._fetch
-    patch.setitem(decider._RULES, Fetch, lambda d, c: fetch(d, replace(c, lease_ms=c.lease_ms and c.lease_ms + 1)))
+
+    def longer(state: QueueState, heart: Heart, c: Fetch, now_ms: int, seed: int) -> Decision:
+        return fetch(state, heart, replace(c, lease_ms=c.lease_ms and c.lease_ms + 1), now_ms, seed)
+
+    patch.setitem(decider._RULES, Fetch, longer)
 
 
 def expiry_one_late(patch: pytest.MonkeyPatch) -> None:
@@ -78,16 +82,16 @@ def expiry_one_late(patch: pytest.MonkeyPatch) -> None:
 
 def ack_ignores_its_lease(patch: pytest.MonkeyPatch) -> None:
     def held_by_anybody(heart: Heart, command: LeaseCommand) -> tuple[Task, Lease]:
-        task = heart.tasks.get(command.number)
+        task = heart.task(command.number)
         if task is None or task.lease is None:
             decider._refuse_void(heart, task, command)
         return task, task.lease
 
     ack = decider._ack
 
-    def careless_ack(d: Any, c: Ack) -> Any:
-        _, lease = held_by_anybody(d.heart, c)
-        return ack(d, replace(c, lease_id=lease.lease_id))
+    def careless_ack(state: QueueState, heart: Heart, c: Ack, now_ms: int, seed: int) -> Decision:
+        _, lease = held_by_anybody(heart, c)
+        return ack(state, heart, replace(c, lease_id=lease.lease_id), now_ms, seed)
 
     patch.setitem(decider._RULES, Ack, careless_ack)
 
