@@ -274,9 +274,7 @@ class Service:
     async def _hear_news(self) -> list[str]:
         """What others did to the queues of a shared backend: their waiters look again, their readers read on."""
         news = list(self._backend.news())
-        for queue in news:
-            if queue in self._waiting:
-                self._woken[queue] = None
+        self._woken.update((queue, None) for queue in news if queue in self._waiting)
         if self._woken:
             await self._serve_woken()
         return news

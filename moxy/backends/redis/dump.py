@@ -26,6 +26,7 @@ class Dump(msgspec.Struct, frozen=True):
     """What the keys of a queue say, and in which sentences they contradict each other."""
 
     image: Image
+    tasks: dict[int, Task]
     epoch: int
     token_floor: int
     contradictions: list[str]
@@ -74,7 +75,7 @@ async def read_dump(link: Link, prefix: str, queue: str) -> Dump:
         # Redis does not keep the number that a remembered id had, and nothing needs it: any that are unique will do.
         remembered={member.decode(): (until_ms, -1 - at) for at, (member, until_ms) in enumerate(memories)},
     )
-    return Dump(image, numbers["epoch"], numbers["token_floor"], found)
+    return Dump(image, tasks, numbers["epoch"], numbers["token_floor"], found)
 
 
 _SCALARS: Final = (

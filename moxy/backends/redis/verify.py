@@ -140,13 +140,13 @@ class _Comparison:
     def report(self) -> QueueReport:
         """What it comes to."""
         image = self._dump.image
-        compared = len(image.tasks)
+        compared = len(self._dump.tasks)
         if not self.is_over and self._seq < image.seq:
             self.findings.append(f"I10: the stream ends with event {self._seq}, the keys know {image.seq}")
         elif self._state is not None and self._was_quiet:
             self._compare_whole(self._state, image)
         elif self._state is not None:
-            compared = self._compare_untouched(self._state, image)
+            compared = self._compare_untouched(self._state)
         else:
             compared = self._compare_followed(image)
         return QueueReport(
@@ -154,7 +154,7 @@ class _Comparison:
             image.seq,
             self._events,
             self._horizon or 1,
-            len(image.tasks),
+            len(self._dump.tasks),
             compared,
             self._dump.epoch,
             self.findings,
@@ -171,9 +171,9 @@ class _Comparison:
         if mine != kept:
             self.findings.append("I14: the fold and the keys remember different ids")
 
-    def _compare_untouched(self, folded: QueueState, image: Image) -> int:
+    def _compare_untouched(self, folded: QueueState) -> int:
         """Task by task, those that nothing happened to while the keys were read."""
-        stored = {task.number: task for task in image.tasks}
+        stored = self._dump.tasks
         quiet = [n for n in {*stored, *folded.tasks} if self._is_quiet(n, stored.get(n) or folded.tasks[n])]
         for number in quiet:
             if stored.get(number) != folded.tasks.get(number):
@@ -184,7 +184,7 @@ class _Comparison:
         """The last thing that happened to each task must be where it is now."""
         if self._was_quiet:
             self.findings.extend(broken(state_of(image)))
-        stored = {task.number: task for task in image.tasks}
+        stored = self._dump.tasks
         compared = 0
         for number, event in self._followed.items():
             task = stored.get(number)
