@@ -169,7 +169,7 @@ class Service:
                     await self._execute(run, commands)
                     run, commands, may_wait = [], [], set()
                     await self._let_waiters_first((queue,))
-                if command is not intent:
+                if isinstance(intent, FetchAny) and intent.block_ms != UNSET:
                     may_wait.add(queue)
             run.append(request)
             commands.append(command)
