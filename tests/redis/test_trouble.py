@@ -298,6 +298,35 @@ def test_a_foreign_value_in_a_key_of_a_queue_changes_nothing_else(redis: Server,
     assert client.map("MOXY.INFO", queue)["total_acked"] == 1
 
 
+@pytest.mark.parametrize(
+    "entry", [("foo", "bar"), ("type", "Acked", "at_ms", "now"), ("type", "Acked", "at_ms", "1", "x", "1")]
+)
+def test_a_foreign_entry_among_the_events_is_told_and_not_died_of(
+    redis: Server, client: Client, entry: tuple[str, ...]
+) -> None:
+    queue = new_queue()
+    client("MOXY.ENQUEUE", queue, "x", "ID", "x")
+    before = dump_of(redis, queue)
+    redis.ask("XADD", key_of("moxy", queue, "events"), "9-0", *entry)
+    for verb, word in (("MOXY.EVENTS", 1), ("MOXY.HISTORY", "x"), ("MOXY.WHY", "x")):
+        assert is_down(client(verb, queue, word), "an entry that is not Moxy's"), verb
+    for words in (("MOXY.ENQUEUE", queue, "y"), ("MOXY.FETCH", queue, 1000), ("MOXY.PURGE", queue, "ready")):
+        assert is_down(client(*words)), words
+        assert dump_of(redis, queue) | {"events": 0} == before | {"events": 0}, words
+    assert client.map("MOXY.STATS", queue)["ready"] == 1
+
+
+def test_a_foreign_record_of_a_task_is_told_and_not_died_of(redis: Server, client: Client) -> None:
+    queue = new_queue()
+    client("MOXY.ENQUEUE", queue, "x", "ID", "x")
+    redis.ask("HSET", key_of("moxy", queue, "tasks"), "1", "garbage")
+    for words in (("MOXY.SHOW", queue, "x"), ("MOXY.PEEK", queue)):
+        assert is_down(client(*words), "a task of queue"), words
+    for words in (("MOXY.FETCH", queue, 1000), ("MOXY.DELETE", queue, "x")):
+        assert is_down(client(*words)), words
+    assert client.map("MOXY.STATS", queue)["ready"] == 1
+
+
 def furnish(client: Client, queue: str) -> str:
     """A task in each state, an id that is remembered; the lease that is held."""
     client("MOXY.CONFIG", queue, "max_attempts", 5)

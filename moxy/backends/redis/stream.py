@@ -34,7 +34,11 @@ class Stream:
             "XRANGE", key_of(self._prefix, queue, "events"), f"{from_seq}-0", "+", "COUNT", count
         )
         assert isinstance(reply, list), reply
-        return [event_of(queue, int(entry.partition(b"-")[0]), fields) for entry, fields in reply]
+        try:
+            return [event_of(queue, int(entry.partition(b"-")[0]), fields) for entry, fields in reply]
+        except (ValueError, LookupError, TypeError):
+            sentence = f"the events of queue {queue!r} in Redis hold an entry that is not Moxy's"
+            raise BackendDown(sentence, unknown=False) from None
 
     async def horizon(self, queue: str) -> int:
         """The oldest sequence number that is kept; 1 for a queue without events. Raises BackendDown."""
