@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from moxy import __version__
+from moxy import __version__, form
 from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
@@ -43,7 +43,7 @@ except ImportError:  # no wheel for this platform: asyncio's own loop does the s
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="moxy")
+@click.version_option(__version__, prog_name="moxy", message=f"%(prog)s %(version)s ({form()})")
 def cli() -> None:
     """Moxy: leases, acks and recovery for Redis-style queues, over RESP."""
 
