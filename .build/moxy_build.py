@@ -1,6 +1,6 @@
 """The build backend: setuptools, which compiles the hot modules with mypyc when it can.
 
-Lives here: which modules are compiled, when, and what happens when it does not work. See docs/adr/0006-compiled.md.
+Lives here: which modules are compiled, when, and what happens when it does not work. See docs/adr/0007-compiled.md.
 
 A wheel is compiled where CPython, a C compiler and mypy are; else, or with MOXY_PURE=1, it is pure Python, and says so
 (`moxy --version` does, too). Both come from the same source and do the same. An editable install is always pure.
@@ -23,6 +23,7 @@ from setuptools.build_meta import (  # noqa: F401 - the hooks that stay as they 
     prepare_metadata_for_build_wheel,
 )
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.sdist import sdist
 
 COMPILED = (
     "moxy.backends.memory",
@@ -111,6 +112,14 @@ class Wheel(bdist_wheel):
         if self.compiled:
             self.distribution.ext_modules = _extensions(work)
         super().finalize_options()
+
+
+class Source(sdist):
+    """The command that makes a source archive: this file belongs into it."""
+
+    def add_defaults(self) -> None:
+        super().add_defaults()
+        self.filelist.append(os.path.join(".build", "moxy_build.py"))
 
 
 def _extensions(work: str) -> list[Extension]:
