@@ -22,6 +22,7 @@ from moxy.core.state import QueueState
 from spec import explore
 from spec.explore import QUEUE, SCOPES, Scope, World, main
 from tests.core.support import altered, and_then
+from tests.forms import needs_source
 
 COUNTS = {
     # scope: states, edges, depth. A change of the rules changes them: look at what changed, then pin it anew.
@@ -215,6 +216,7 @@ def test_a_requeue_behind_the_backlog_is_found(monkeypatch: pytest.MonkeyPatch) 
     assert violation.moves == 4  # enqueue, fetch for 1 ms, 1 ms passes, tick
 
 
+@needs_source
 def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Heart, "knows", lambda self, task_id, now_ms: task_id in self.names)
     violation = explore.explore(SCOPES["dedup"]).violation
@@ -223,6 +225,7 @@ def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch
     assert violation.moves == 3  # enqueue, delete, enqueue
 
 
+@needs_source
 def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effects, "_remember", lambda heart, task, at_ms: task)
     violation = explore.explore(SCOPES["dedup"]).violation
@@ -231,6 +234,7 @@ def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) ->
     assert violation.moves == 2
 
 
+@needs_source
 def test_a_disconnect_that_is_never_fatal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decider._attempts_used_up
 
@@ -291,6 +295,7 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.endswith("no violation\n")
 
 
+@needs_source
 def test_a_violation_is_printed_and_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
