@@ -35,12 +35,14 @@ COMPILED = (
     "moxy.core.ids",
     "moxy.core.order",
     "moxy.core.packing",
+    "moxy.core.readiness",
     "moxy.core.reducer",
     "moxy.core.state",
     "moxy.core.views",
     "moxy.journal.codec",
     "moxy.wire.arguments",
     "moxy.wire.resp",
+    "moxy.wire.scan",
 )
 
 STRUCTS = "msgspec structs: in C already, and mypyc cannot compile their classes"
@@ -50,6 +52,7 @@ FILES = "its work is per record or file, and in C: checksums, struct, the kernel
 INTERPRETED = {
     # Modules of the rooms that are compiled, and why each of these is not.
     "moxy.backends.base": STRUCTS,
+    "moxy.backends.due": "of the Redis backend, which waits for the network",
     "moxy.backends.durable": "waits for the disk",
     "moxy.core.answers": STRUCTS,
     "moxy.core.commands": STRUCTS,
@@ -62,6 +65,7 @@ INTERPRETED = {
     "moxy.core.policy": STRUCTS,
     "moxy.core.reading": "subclasses of Mapping, for readers, not for commands",
     "moxy.core.tasks": STRUCTS,
+    "moxy.core.vicinity": COLD,
     "moxy.journal.disk": FILES,
     "moxy.journal.errors": COLD,
     "moxy.journal.frames": FILES,
@@ -72,6 +76,7 @@ INTERPRETED = {
     "moxy.journal.rows": STRUCTS,
     "moxy.journal.segments": FILES,
     "moxy.journal.snapshots": FILES,
+    "moxy.journal.tail": COLD,
     "moxy.journal.verify": COLD,
     "moxy.wire.describe": COLD,
     "moxy.wire.table": "closures per verb, made at import",
