@@ -9,6 +9,7 @@ failed while running, 5 backend unreachable at start, 6 data directory in use.
 import asyncio
 import gc
 import secrets
+import select
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,18 +23,36 @@ from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import EVENTS_MAX
-from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address
+from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
+from moxy.backends.redis.errors import Unreachable
+from moxy.backends.redis.library import server_name
+from moxy.backends.redis.link import Link
+from moxy.backends.redis.scripts import SCRIPT
+from moxy.bench.command import bench
+from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address, parse_prefix, parse_redis
 from moxy.core.lifecycle import PROCESSING
 from moxy.journal.disk import OsDisk
 from moxy.journal.errors import JournalError
 from moxy.journal.journal import Journal
 from moxy.journal.recovery import Progress
 from moxy.observe.logs import LEVELS, EventLog, configure
+from moxy.server.doors import Form
 from moxy.server.tcp import Journalist, Server
 from moxy.sources import RandomIds, SystemClock
 
 EXIT_USAGE: Final = 2
-WARNINGS: Final = {"client.refused", "client.cut_off", "log.refused", "log.warning", "snapshot.refused"}
+EXIT_UNREACHABLE: Final = 5
+WARNINGS: Final = {
+    "client.refused",
+    "client.cut_off",
+    "log.refused",
+    "log.warning",
+    "snapshot.refused",
+    "redis.warning",
+    "redis.away",
+    "redis.server_gone",
+}
+ERRORS: Final = {"redis.rollback"}
 
 try:
     from uvloop import run as run_loop
@@ -58,6 +77,19 @@ def cli() -> None:
     help="Where queues live.",
 )
 @click.option("--redis-addr", envvar="MOXY_REDIS_ADDR", metavar="HOST:PORT|URL", help="The Redis of --backend redis.")
+@click.option(
+    "--redis-prefix",
+    envvar="MOXY_REDIS_PREFIX",
+    metavar="NAME",
+    help="What the keys in Redis begin with (moxy).",
+)
+@click.option(
+    "--retain-events",
+    envvar="MOXY_RETAIN_EVENTS",
+    type=click.IntRange(1_000, 1_000_000_000),
+    metavar="EVENTS",
+    help="Events kept for each queue in Redis (100000).",
+)
 @click.option("--data-dir", envvar="MOXY_DATA_DIR", metavar="DIR", help="Keep an event log there.")
 @click.option(
     "--durability",
@@ -106,6 +138,23 @@ def cli() -> None:
     help="Connections at a time.",
 )
 @click.option(
+    "--event-loop",
+    envvar="MOXY_EVENT_LOOP",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "epoll", "asyncio"]),
+    help="Who looks after the sockets: one epoll for all, or asyncio for each. auto: epoll where there is one.",
+)
+@click.option(
+    "--busy-poll-us",
+    envvar="MOXY_BUSY_POLL_US",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 1_000_000),
+    metavar="MICROSECONDS",
+    help="Poll for so long after the last event before sleeping: quicker replies, for a busy core (epoll only).",
+)
+@click.option(
     "--log-level", envvar="MOXY_LOG_LEVEL", default="info", show_default=True, type=click.Choice(list(LEVELS))
 )
 @click.option(
@@ -120,6 +169,8 @@ def serve(
     addr: str,
     backend: str,
     redis_addr: str | None,
+    redis_prefix: str | None,
+    retain_events: int | None,
     data_dir: str | None,
     durability: Durability | None,
     snapshot_every: int,
@@ -128,6 +179,8 @@ def serve(
     max_attempts: int,
     requirepass: str,
     max_clients: int,
+    event_loop: Form,
+    busy_poll_us: int,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -137,9 +190,16 @@ def serve(
     moxy serve
     redis-cli -p 6380 MOXY.ENQUEUE jobs hello
     """
-    for flag, asked in (("--backend redis", backend == "redis"), ("--redis-addr", redis_addr)):
-        if asked:
-            raise ConfigError(f"{flag} is not available yet: use the memory backend, with --data-dir to keep tasks")
+    if backend == "redis" and data_dir:
+        raise ConfigError(
+            "--data-dir is for the memory backend: with --backend redis it is Redis that keeps the events"
+        )
+    redis_flags = {"--redis-addr": redis_addr, "--redis-prefix": redis_prefix, "--retain-events": retain_events}
+    for flag, value in redis_flags.items():
+        if value is not None and backend != "redis":
+            raise ConfigError(f"{flag} is about Redis: add --backend redis")
+    if busy_poll_us and (event_loop == "asyncio" or not hasattr(select, "epoll")):
+        raise ConfigError("--busy-poll-us needs epoll: Linux, and an --event-loop that is not asyncio")
     for flag, given in (
         ("--durability", durability),
         ("--retain-bytes", retain_bytes),
@@ -156,9 +216,14 @@ def serve(
         snapshot_every=snapshot_every,
         retain_bytes=retain_bytes,
         retain_ms=None if retain_hours is None else int(retain_hours * 3_600_000),
+        redis=parse_redis(redis_addr or "127.0.0.1:6379") if backend == "redis" else None,
+        redis_prefix=parse_prefix(redis_prefix or "moxy"),
+        retain_events=retain_events or RETAIN_EVENTS,
         max_attempts=max_attempts,
         password=requirepass,
         clients_max=max_clients,
+        form=event_loop,
+        busy_poll_us=busy_poll_us,
         log_level=log_level,
         log_format=log_format,
     )
@@ -178,7 +243,7 @@ def demo(svg: str | None, fast: bool) -> None:
     tell(svg, pause_s=0.0 if fast else 1.2)
 
 
-for command in (*logtools.COMMANDS, *checktools.COMMANDS):
+for command in (*logtools.COMMANDS, *checktools.COMMANDS, bench):
     cli.add_command(command)
 
 
@@ -190,12 +255,20 @@ async def run_server(config: ServeConfig) -> None:
     logger = configure(config.log_level, "console" if log_format == "console" else "json")
 
     def say(event: str, **fields: str | int) -> None:
-        log = logger.warning if event in WARNINGS else logger.info
+        log = logger.error if event in ERRORS else logger.warning if event in WARNINGS else logger.info
         log(event, **fields)
 
-    clock, backend, orphans = open_backend(config, say)
+    clock, backend, orphans = await open_redis(config, say) if config.redis else open_backend(config, say)
     server = Server(
-        backend, clock, say, [EventLog(logger, config.log_level)], config.password, clients_max=config.clients_max
+        backend,
+        clock,
+        say,
+        [EventLog(logger, config.log_level)],
+        config.password,
+        clients_max=config.clients_max,
+        form=config.form,
+        busy_poll_us=config.busy_poll_us,
+        turns_in_tasks=config.redis is not None,
     )
     server.service.orphaned(orphans)
     try:
@@ -209,7 +282,7 @@ async def run_server(config: ServeConfig) -> None:
     gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
     host, port = server.address
     say("server.listening", address=f"{host}:{port}", host=host, port=port, version=__version__)
-    if not config.data_dir:
+    if not config.data_dir and not config.redis:
         logger.warning("server.volatile", text="no data directory: all tasks are gone when this process ends")
     await server.run()
     say("server.stopped", address=f"{host}:{port}")
@@ -271,6 +344,32 @@ def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, 
     return clock, backend, bound
 
 
+async def open_redis(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, list[str]]:
+    """The backend over a Redis that is there and may be used. Raises Unreachable, or ConfigError when it may not."""
+    assert config.redis is not None
+    link = Link(config.redis, [SCRIPT])
+    facts = await link.connect()
+    if facts.refusal:
+        await link.close()
+        raise ConfigError(f"{config.redis.display}: {facts.refusal}")
+    say("redis.connected", address=config.redis.display, **facts.describe())
+    for warning in facts.warnings:
+        say("redis.warning", text=warning)
+    clock = SystemClock()
+    backend = RedisBackend(
+        link,
+        clock,
+        RandomIds(),
+        server_name(),
+        config.policy,
+        config.redis_prefix,
+        config.retain_events,
+        say,
+        {"redis_address": config.redis.display, **facts.describe()},
+    )
+    return clock, backend, []
+
+
 @contextmanager
 def recovery_progress() -> Iterator[Progress | None]:
     """A bar on stderr while a log is read, for people on a terminal; nothing in a pipe."""
@@ -303,6 +402,9 @@ def main() -> NoReturn:
     except JournalError as error:
         click.echo(f"moxy: {error}", err=True)
         sys.exit(error.exit_code)
+    except Unreachable as error:
+        click.echo(f"moxy: {error}", err=True)
+        sys.exit(EXIT_UNREACHABLE)
     except click.Abort:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

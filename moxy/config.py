@@ -9,7 +9,9 @@ from typing import Final
 import msgspec
 
 from moxy.backends.durable import Durability
+from moxy.backends.redis.address import Address, AddressError, parse_redis_address
 from moxy.core.policy import RANGES, Policy
+from moxy.server.doors import Form
 
 
 class ConfigError(ValueError):
@@ -26,9 +28,14 @@ class ServeConfig(msgspec.Struct, frozen=True):
     snapshot_every: int = 1_000_000
     retain_bytes: int | None = None
     retain_ms: int | None = None
+    redis: Address | None = None
+    redis_prefix: str = "moxy"
+    retain_events: int = 100_000
     max_attempts: int = Policy().max_attempts
     password: str = ""
     clients_max: int = 20_000
+    form: Form = "auto"
+    busy_poll_us: int = 0
     log_level: str = "info"
     log_format: str = "auto"
 
@@ -46,5 +53,21 @@ def parse_address(text: str) -> tuple[str, int]:
     return match["ipv6"] or match["host"] or "127.0.0.1", int(match["port"])
 
 
+def parse_redis(text: str) -> Address:
+    """Where Redis is. Raises ConfigError."""
+    try:
+        return parse_redis_address(text)
+    except AddressError as error:
+        raise ConfigError(f"--redis-addr: {error}") from None
+
+
+def parse_prefix(text: str) -> str:
+    """What keys in Redis begin with. Raises ConfigError."""
+    if _PREFIX.fullmatch(text) is None:
+        raise ConfigError("--redis-prefix is 1 to 64 letters, digits, dots, colons, underscores or hyphens")
+    return text
+
+
+_PREFIX: Final = re.compile(r"[0-9A-Za-z._:-]{1,64}")
 _ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Za-z:.%]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 MAX_ATTEMPTS_RANGE: Final = RANGES["max_attempts"]

@@ -9,9 +9,7 @@ commits once. Answers come out only after the commit (I13), in the order in whic
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, final
-
-import msgspec
+from typing import Final, final
 
 from moxy.backends.base import Backend, Clock, CommitRefused, Done, Outcome, Slow
 from moxy.core.answers import AckResult, Answer, Delivery, Past, deliveries_of
@@ -24,14 +22,13 @@ from moxy.core.commands import (
     Command,
     Fetch,
     FetchAny,
-    Intent,
     ListQueues,
     ReadEvents,
     ReadHistory,
     Release,
     Tick,
 )
-from moxy.core.errors import IOERR, Refused
+from moxy.core.errors import BACKEND, IOERR, Refused
 from moxy.core.events import (
     Acked,
     AnyEvent,
@@ -46,48 +43,16 @@ from moxy.core.events import (
     Requeued,
 )
 from moxy.core.ids import split_lease_id
-from moxy.core.ordered import EMPTY, Key
+from moxy.core.order import Key, Order
 from moxy.core.policy import COUNT_MAX
+from moxy.requests import Client, Request, Turn, Waiter
 
 _QUIET_MS: Final = 100
 """How long due work and releases rest after a turn that the log refused."""
 
-
-class Client(Protocol):
-    """Whoever sent a request. `closed`: nobody is there to read an answer any more."""
-
-    closed: bool
-
-
-@final
-class Request:
-    """One intent of one client, and its outcome once it has one. Without a client it is the service's own."""
-
-    __slots__ = ("client", "intent", "outcome")
-
-    def __init__(self, client: Client | None, intent: Intent) -> None:
-        self.client: Final = client
-        self.intent: Final = intent
-        self.outcome: Outcome | None = None
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """What a turn came to: the requests that have their outcome now, and the events that made it so, committed."""
-
-    answered: list[Request]
-    events: list[AnyEvent]
-
-
-@final
-class _Waiter:
-    """A blocked fetch, or a blocked reader of events. `key` orders time-outs; None waits for ever."""
-
-    __slots__ = ("intent", "key", "request")
-
-    def __init__(self, request: Request, intent: FetchAny | ReadEvents, key: Key | None) -> None:
-        self.request: Final = request
-        self.intent: Final = intent
-        self.key: Final = key
+# In the way of every command a tuple of classes: isinstance takes several times as long over a union.
+_FETCHES: Final = (Fetch, FetchAny)
+_END_LEASES: Final = (Acked, Expired, Failed, Released)
 
 
 @final
@@ -101,11 +66,11 @@ class Service:
         self._answered: list[Request] = []
         self._events: list[AnyEvent] = []
         # Waiters in order of arrival (dicts keep it), per queue and per client; time-outs in order of time.
-        self._waiting: dict[str, dict[int, _Waiter]] = {}
-        self._reading: dict[str, dict[int, _Waiter]] = {}
+        self._waiting: dict[str, dict[int, Waiter]] = {}
+        self._reading: dict[str, dict[int, Waiter]] = {}
         self._blocked: dict[Client, int] = {}
-        self._waiters: dict[int, _Waiter] = {}
-        self._timeouts = EMPTY
+        self._waiters: dict[int, Waiter] = {}
+        self._timeouts: Final[Order[Key]] = Order()
         self._arrivals = 0
         self._newcomers: list[int] = []
         self._woken: dict[str, None] = {}
@@ -134,6 +99,10 @@ class Service:
         """Take a request into the next turn."""
         self._inbox.append(request)
 
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Take requests into the next turn, in their order."""
+        self._inbox += requests
+
     def disconnected(self, client: Client) -> None:
         """A client is gone (`client.closed` is set): drop its waiter, and release its bound leases in the next turn."""
         arrival = self._blocked.get(client)
@@ -151,14 +120,13 @@ class Service:
 
     def next_wake_ms(self) -> int | None:
         """When the next turn is due although nothing may have arrived; None: not before something arrives."""
-        timeout = self._timeouts.first()
-        times_ms = [] if timeout is None else [timeout[0]]
         due_ms = self._backend.next_due_ms()
-        if due_ms is not None:
-            times_ms.append(max(due_ms, self._quiet_until_ms))
-        if self._retries:
-            times_ms.append(self._quiet_until_ms)
-        return min(times_ms, default=None)
+        wake_ms = None if due_ms is None else max(due_ms, self._quiet_until_ms)
+        if self._retries and (wake_ms is None or wake_ms > self._quiet_until_ms):
+            wake_ms = self._quiet_until_ms
+        if self._waiters and (timeout := self._timeouts.first()) and (wake_ms is None or wake_ms > timeout[0]):
+            wake_ms = timeout[0]
+        return wake_ms
 
     async def turn(self) -> Turn:
         """Work off what arrived and what is due, commit, and give the answers.
@@ -169,17 +137,21 @@ class Service:
         self._answered, self._events, self._newcomers = [], [], []
         if self._retries and self._clock.now_ms() >= self._quiet_until_ms:
             batch, self._retries = [*self._retries, *batch], []
+        news = await self._hear_news()
         await self._work_off(batch)
-        self._read_on()
+        if self._slow:
+            await self._read_on()
         await self._expire()
         self._time_out()
         try:
             await self._backend.commit()
         except CommitRefused as refusal:
             self._refuse(batch, str(refusal))
-        await self._feed()
+        if self._reading:
+            await self._feed(news)
         self._hand_over(self._answered)
         self._let_go(self._events)
+        self._backend.watch(self._waiting, self._reading)
         return Turn(self._answered, self._events)
 
     # The turn, in order
@@ -191,35 +163,44 @@ class Service:
         request can take it.
         """
         run: list[Request] = []
+        commands: list[AnyCommand] = []
         for request in batch:
             intent = request.intent
             if isinstance(intent, Bulk):
-                await self._execute(run)
-                run = []
+                await self._execute(run, commands)
+                run, commands = [], []
                 await self._execute_bulk(request, intent)
                 continue
             if isinstance(intent, Fetch):
                 if request.client is not None and request.client.closed:
                     continue
                 if intent.queue in self._waiting:
-                    await self._execute(run)
-                    run = []
+                    await self._execute(run, commands)
+                    run, commands = [], []
                     await self._let_waiters_first((intent.queue,))
             run.append(request)
-            if intent.queue in self._waiting:
-                await self._execute(run)
-                run = []
-        await self._execute(run)
+            commands.append(intent)
+            if self._waiting and intent.queue in self._waiting:
+                await self._execute(run, commands)
+                run, commands = [], []
+        await self._execute(run, commands)
 
-    async def _execute(self, run: list[Request]) -> None:
+    async def _execute(self, run: list[Request], commands: list[AnyCommand]) -> None:
+        """Have the backend carry out the commands, which are those of the requests."""
         if not run:
             return
-        commands = [request.intent for request in run if isinstance(request.intent, AnyCommand)]
-        for request, outcome in zip(run, await self._backend.execute(commands), strict=True):
-            self._answer(request, outcome)
-            if isinstance(outcome, Done):
-                self._hear(outcome.events)
-        await self._serve_woken()
+        answered, events = self._answered, self._events
+        outcomes = await self._backend.execute(commands)
+        for request, outcome in zip(run, outcomes, strict=True):
+            request.outcome = outcome
+            if request.client is not None:
+                answered.append(request)
+            if isinstance(outcome, Done) and outcome.events:
+                events += outcome.events
+                if self._waiting:
+                    self._wake(outcome.events)
+        if self._woken:
+            await self._serve_woken()
 
     async def _execute_bulk(self, request: Request, intent: Bulk) -> None:
         if isinstance(intent, FetchAny):
@@ -241,7 +222,8 @@ class Service:
             self._take_read(request, await self._backend.events(intent))
         else:
             assert isinstance(intent, ListQueues), intent
-            self._answer(request, Done(await self._backend.names(intent)))
+            names = await self._backend.names(intent)
+            self._answer(request, names if isinstance(names, Refused) else Done(names))
         await self._serve_woken()
 
     async def _fetch(self, fetch: FetchAny) -> list[Delivery] | Refused:
@@ -289,23 +271,36 @@ class Service:
         else:
             self._answer(request, read)
 
-    def _read_on(self) -> None:
+    async def _hear_news(self) -> list[str]:
+        """What others did to the queues of a shared backend: their waiters look again, their readers read on."""
+        news = list(self._backend.news())
+        self._woken.update((queue, None) for queue in news if queue in self._waiting)
+        if self._woken:
+            await self._serve_woken()
+        return news
+
+    async def _read_on(self) -> None:
         """Advance the long reads by a slice each; those of clients that are gone end."""
         going, self._slow = self._slow, []
         for request, slow in going:
             if request.client is None or request.client.closed:
                 continue
-            outcome = slow.advance()
+            outcome = await slow.advance()
             self._take_read(request, slow if outcome is None else outcome)
 
     async def _expire(self) -> None:
-        due_ms, now_ms = self._backend.next_due_ms(), self._clock.now_ms()
-        if due_ms is not None and due_ms <= now_ms and now_ms >= self._quiet_until_ms:
+        due_ms = self._backend.next_due_ms()
+        if due_ms is None:
+            return
+        now_ms = self._clock.now_ms()
+        if due_ms <= now_ms and now_ms >= self._quiet_until_ms:
             self._hear(await self._backend.expire())
             await self._serve_woken()
 
     def _time_out(self) -> None:
         """Answer the waiters whose time is up, after everything that could still serve them."""
+        if not self._waiters:
+            return
         now_ms = self._clock.now_ms()
         while (key := self._timeouts.first()) and key[0] <= now_ms:
             waiter = self._forget_waiter(key[2])
@@ -327,11 +322,10 @@ class Service:
         self._retries += [request for request in batch if request.client is None]
         self._quiet_until_ms = self._clock.now_ms() + _QUIET_MS
 
-    async def _feed(self) -> None:
+    async def _feed(self, news: list[str]) -> None:
         """After the commit: let the blocked readers of events have what is new."""
-        if not self._reading:
-            return
-        for queue in dict.fromkeys(event.queue for event in self._events if event.queue in self._reading):
+        changed = dict.fromkeys([*news, *(event.queue for event in self._events)])
+        for queue in [queue for queue in changed if queue in self._reading]:
             for arrival, waiter in list(self._reading[queue].items()):
                 assert isinstance(waiter.intent, ReadEvents)
                 read = await self._backend.events(waiter.intent)
@@ -343,13 +337,16 @@ class Service:
     def _hand_over(self, answered: Sequence[Request]) -> None:
         """After the commit: note who holds bound leases, and take back what nobody is there to receive."""
         for request in answered:
+            intent = request.intent
+            if not isinstance(intent, _FETCHES):
+                continue
             client, outcome = request.client, request.outcome
-            if client is None or not isinstance(outcome, Done) or not isinstance(request.intent, Fetch | FetchAny):
+            if client is None or not isinstance(outcome, Done) or not (intent.bound or client.closed):
                 continue
             leases = [delivery.lease_id for delivery in deliveries_of(outcome.answer) if delivery.lease_id]
             if client.closed:
                 self.undelivered(leases)
-            elif request.intent.bound:
+            else:
                 for lease_id in leases:
                     self._bound[lease_id] = client
                     self._holds.setdefault(client, {})[lease_id] = None
@@ -359,7 +356,7 @@ class Service:
         if not self._bound:
             return
         for event in events:
-            if isinstance(event, Acked | Expired | Failed | Released):
+            if isinstance(event, _END_LEASES):
                 client = self._bound.pop(event.lease_id, None)
                 if client is not None and client in self._holds:
                     self._holds[client].pop(event.lease_id, None)
@@ -373,7 +370,7 @@ class Service:
         self._arrivals += 1
         arrival = self._arrivals
         key = (self._clock.now_ms() + intent.block_ms, 0, arrival) if intent.block_ms else None
-        waiter = _Waiter(request, intent, key)
+        waiter = Waiter(request, intent, key)
         self._waiters[arrival] = waiter
         self._newcomers.append(arrival)
         self._blocked[request.client] = arrival
@@ -381,9 +378,9 @@ class Service:
         for queue in queues:
             lines.setdefault(queue, {})[arrival] = waiter
         if key is not None:
-            self._timeouts = self._timeouts.add(key)
+            self._timeouts.add(key)
 
-    def _forget_waiter(self, arrival: int) -> _Waiter:
+    def _forget_waiter(self, arrival: int) -> Waiter:
         waiter = self._waiters.pop(arrival)
         lines, queues = self._lines_of(waiter.intent)
         for queue in queues:
@@ -392,12 +389,12 @@ class Service:
             if not line:
                 del lines[queue]
         if waiter.key is not None:
-            self._timeouts = self._timeouts.remove(waiter.key)
+            self._timeouts.remove(waiter.key)
         assert waiter.request.client is not None
         del self._blocked[waiter.request.client]
         return waiter
 
-    def _lines_of(self, intent: FetchAny | ReadEvents) -> tuple[dict[str, dict[int, _Waiter]], tuple[str, ...]]:
+    def _lines_of(self, intent: FetchAny | ReadEvents) -> tuple[dict[str, dict[int, Waiter]], tuple[str, ...]]:
         """The lines that such a waiter stands in, and in which of them."""
         return (self._waiting, intent.queues) if isinstance(intent, FetchAny) else (self._reading, (intent.queue,))
 
@@ -449,7 +446,7 @@ class Service:
             await self._serve_woken()
 
     async def _do_due_work(self, queues: Iterable[str]) -> None:
-        """All of it, slice by slice, for queues where somebody waits."""
+        """All of it, slice by slice, for queues where somebody waits, unless the backend cannot be asked."""
         due_ms = self._backend.next_due_ms()
         if due_ms is None or due_ms > self._clock.now_ms():
             return
@@ -457,7 +454,8 @@ class Service:
             done = COUNT_MAX
             while queue in self._waiting and done == COUNT_MAX:
                 (outcome,) = await self._backend.execute([Tick(queue)])
-                assert isinstance(outcome, Done), outcome
+                if isinstance(outcome, Refused):
+                    return
                 assert isinstance(outcome.answer, int)
                 done = outcome.answer
                 self._hear(outcome.events)
@@ -466,9 +464,12 @@ class Service:
         """Take note of what happened: for the turn, and for the waiters of queues where something became ready."""
         self._events.extend(events)
         if self._waiting:
-            for event in events:
-                if event.queue in self._waiting and _makes_ready(event):
-                    self._woken[event.queue] = None
+            self._wake(events)
+
+    def _wake(self, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            if event.queue in self._waiting and _makes_ready(event):
+                self._woken[event.queue] = None
 
     # Small change
 
@@ -476,6 +477,9 @@ class Service:
         request.outcome = outcome
         if request.client is not None:
             self._answered.append(request)
+        elif isinstance(outcome, Refused) and outcome.code == BACKEND:
+            self._retries.append(request)  # a release that found nobody to tell; giving back twice does no harm
+            self._quiet_until_ms = self._clock.now_ms() + _QUIET_MS
 
     def _release(self, lease_ids: Iterable[str], cause: ReleaseCause) -> None:
         for lease_id in lease_ids:

@@ -30,14 +30,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "wire": ("core",),
     "journal": ("core",),
     "backends": ("core", "journal"),
-    "service": ("core", "backends.base"),
-    "server": ("core", "wire", "service", "backends.base"),
+    "requests": ("core", "backends.base"),
+    "service": ("core", "backends.base", "requests"),
+    "server": ("core", "wire", "requests", "service", "backends.base"),
     "observe": ("core",),
     "sources": (),
     "replay": ("core",),
-    "config": ("core", "backends.durable"),
+    "config": ("core", "backends.durable", "backends.redis.address", "server.doors"),
+    "bench": ("config",),
 }
-WIRING = {"cli", "logtools", "checktools", "story", "stage", "__main__", "__init__"}
+WIRING = {"cli", "logsource", "logtools", "checktools", "story", "stage", "__main__", "__init__"}
 BANNED_IN_CORE = {
     "time",
     "random",
@@ -51,7 +53,7 @@ BANNED_IN_CORE = {
     "socket",
     "threading",
 }
-THIRD_PARTY_IN_CORE = {"msgspec", "immutables", "transitions"}
+THIRD_PARTY_IN_CORE = {"msgspec", "transitions"}
 
 
 def room_of(path: Path) -> str:

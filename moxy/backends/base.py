@@ -6,7 +6,7 @@ Lives here: the protocol, its values and its errors. Must not: any implementatio
 no reply leaves before that commit has returned (I13).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol, TypeAlias, final
 
 import msgspec
@@ -44,7 +44,7 @@ Outcome: TypeAlias = Done | Refused
 class Slow(Protocol):
     """A read that takes long. The service advances it a slice a turn, so that nobody waits for it but who asked."""
 
-    def advance(self) -> Outcome | None:
+    async def advance(self) -> Outcome | None:
         """Read on a little; the outcome when it is done."""
 
 
@@ -62,8 +62,8 @@ class Backend(Protocol):
     async def expire(self) -> list[AnyEvent]:
         """Do due work, a bounded slice per queue, and give its events."""
 
-    async def names(self, query: ListQueues) -> Names:
-        """A page of queue names."""
+    async def names(self, query: ListQueues) -> Names | Refused:
+        """A page of queue names; refused when it cannot be had at the moment."""
 
     async def events(self, query: ReadEvents) -> Outcome | Slow:
         """Committed events of one queue, a `Past`; refused when they are no longer kept."""
@@ -77,8 +77,14 @@ class Backend(Protocol):
     async def commit(self) -> None:
         """Return when all that was executed is as durable as promised. Raises CommitRefused."""
 
-    async def run(self) -> None:
-        """Work beside turns, for as long as the server runs. Raises what must stop it."""
+    def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
+        """After each turn: in which queues a fetch waits for a task, and in which a reader waits for an event."""
+
+    def news(self) -> Iterable[str]:
+        """Queues where others may have done something that a client here waits for, since last asked."""
+
+    async def run(self, wake: Callable[[], None]) -> None:
+        """Work beside turns, for as long as the server runs. `wake` asks for a turn. Raises what must stop it."""
 
     async def close(self) -> None:
         """Let go of whatever is held."""

@@ -18,7 +18,7 @@ from moxy.core.policy import Policy
 
 SCHEMA_VERSION: Final = 1
 
-ReleaseCause = Literal["worker", "undelivered", "disconnect"]
+ReleaseCause = Literal["worker", "undelivered", "disconnect", "rollback"]
 DeadCause = Literal["attempts", "fatal", "ttl"]
 PurgeState = Literal["ready", "scheduled", "dead"]
 
@@ -97,7 +97,8 @@ class Failed(LeaseEvent, frozen=True, gc=False, tag=True, array_like=True):
 
 
 class Released(LeaseEvent, frozen=True, gc=False, tag=True, array_like=True):
-    """The task is back at its place. Only the cause `disconnect` charges an attempt."""
+    """The task is back at its place. Only the cause `disconnect` charges an attempt. `rollback`: Redis lost events, and
+    every lease from before is void."""
 
     cause: ReleaseCause = "worker"
     attempts: int = 0

@@ -94,6 +94,7 @@ def _end(event: Expired | Failed | Released) -> str:
     return {
         "worker": "a worker released it",
         "undelivered": "the reply could not be delivered",
+        "rollback": "Redis had lost events, and no lease from before counts any more",
         "disconnect": "a worker's connection closed",
     }[event.cause]
 

@@ -8,16 +8,19 @@ of Hypothesis.
 - `ServiceSystem`: a `Backend` through `Service`, turn by turn.
 - `ConnectionSystem`: the same with bytes in and out, cut anywhere, in RESP2 or RESP3.
 - `JournalSystem`: the durable backend through `Service`, on a simulated disk that crashes.
+- `RedisSystem` and `TwoOnRedis`: the Redis backend, with one Moxy server, and with two on one Redis.
 - `SocketSystem`: the real `Server` and real sockets on a loop whose time is the machine's.
 
 Another backend needs no class of its own: give `ServiceSystem`, `ConnectionSystem` or `SocketSystem` a `Deployment`
-that builds it on the clock and ids it is handed, and reads its states (memory with a journal, Redis).
+that builds it on the clock and ids it is handed, and reads its states.
 """
 
 from typing import Final
 
+from moxy.backends.redis.address import AddressError, parse_redis_address
 from spec.adapters.core import CoreSystem
 from spec.adapters.journal import JournalSystem
+from spec.adapters.redis import RedisSystem, TwoOnRedis
 from spec.adapters.service import ConnectionSystem, Deployment, InMemory, ServiceSystem, SettableClock, ZeroIds
 from spec.adapters.sockets import SocketSystem
 from spec.adapters.values import canonical
@@ -30,9 +33,11 @@ __all__ = [
     "Deployment",
     "InMemory",
     "JournalSystem",
+    "RedisSystem",
     "ServiceSystem",
     "SettableClock",
     "SocketSystem",
+    "TwoOnRedis",
     "ZeroIds",
     "canonical",
 ]
@@ -54,6 +59,11 @@ def system_named(name: str, redis_addr: str | None = None) -> SystemFactory | st
 
     `redis_addr`: where the Redis is, for a system that needs one.
     """
-    if name not in SYSTEMS:
-        return f"the {name} backend is not available yet: there is no system of that name to check"
-    return SYSTEMS[name]
+    if name in SYSTEMS:
+        return SYSTEMS[name]
+    try:
+        addr = redis_addr or "127.0.0.1:6379"
+        parse_redis_address(addr)
+    except AddressError as error:
+        return f"--redis-addr: {error}"
+    return lambda: RedisSystem(addr) if name == "redis" else TwoOnRedis(addr)

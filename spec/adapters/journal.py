@@ -81,7 +81,8 @@ class OnDisk:
 
     def snapshot(self, now_ms: int) -> None:
         """What the backend does now and then beside turns."""
-        self.journal.write_snapshot(self.memory.states(), self.journal.mark(), now_ms)
+        self.journal.write_snapshot(self.memory.freeze(), self.journal.mark(), now_ms)
+        self.memory.thaw()
         self.journal.retain(now_ms, None, None)
 
     def fail_the_next_sync(self) -> None:

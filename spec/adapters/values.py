@@ -11,7 +11,8 @@ from typing import Final
 from msgspec.structs import asdict
 
 from moxy.core import invariants
-from moxy.core.state import QueueState, Task
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task
 from moxy.core.views import show
 from moxy.wire.resp import Error, NullArray, Simple, Value
 from spec.model import Refusal

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Final
 
-import msgspec
-
 from moxy.core.answers import Delivery, QueueStats
 from moxy.core.commands import (
     Ack,
@@ -30,7 +28,7 @@ from moxy.core.commands import (
     Stats,
     Tick,
 )
-from moxy.core.decider import Decision
+from moxy.core.decision import Decision
 from moxy.core.errors import NOLEASE, Refused
 from moxy.core.events import (
     AnyEvent,
@@ -47,6 +45,7 @@ from moxy.core.events import (
 from moxy.core.ids import lease_id
 from moxy.core.invariants import broken_by, first_eligible
 from moxy.core.lifecycle import DEAD, READY, SCHEDULED
+from moxy.core.reading import different
 from moxy.core.state import QueueState
 from spec.explore.scopes import QUEUE
 from spec.explore.telling import brief
@@ -114,16 +113,8 @@ def _judge_step(world: World, command: Command, decision: Decision, after: Queue
 
 
 def _same(one: QueueState, other: QueueState) -> bool:
-    """Equal in every field. `==` will not do: the orders are compared by identity there."""
-    if one is other:
-        return True
-    return all(
-        mine == theirs or (isinstance(mine, _ORDERED) and isinstance(theirs, _ORDERED) and list(mine) == list(theirs))
-        for mine, theirs in zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
-    )
-
-
-_ORDERED: Final = type(QueueState("").ready)
+    """Equal in every field. `==` will not do: states are compared by identity there."""
+    return one is other or not different(one, other)
 
 
 def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], after: QueueState) -> None:

@@ -19,7 +19,7 @@ from moxy.core.commands import (
     Show,
 )
 from moxy.core.events import Leased
-from moxy.service import Request
+from moxy.requests import Request
 from tests.service.support import (
     NONCE,
     FakeClient,

@@ -5,7 +5,7 @@ import random
 import re
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from types import FrameType
 from typing import Any
@@ -14,8 +14,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from moxy.wire import resp
+from moxy.wire import resp, scan
 from moxy.wire.resp import NULL_ARRAY, OK, PONG, Error, Parser, Simple, Value, Verbatim, encode, encode_into, parse_int
+
+Scan = Callable[[bytes, list[list[bytes]], int, int], int]
+SCANS: dict[str, Scan] = {"by lines": scan.by_lines, "by bytes": scan.by_bytes}
+
+
+@pytest.fixture(params=SCANS, autouse=True, scope="module")
+def fast_path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds over both forms of the fast path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resp, "plain_commands", SCANS[request.param])
+        yield
+
 
 Command = list[bytes]
 Outcome = tuple[list[Command], str | None]

@@ -1,0 +1,1 @@
+"""Tests of what speaks to Redis, against real servers that the tests start."""
