@@ -19,7 +19,6 @@ from moxy.core.commands import (
     AckMany,
     AnyCommand,
     Bulk,
-    Command,
     Fetch,
     FetchAny,
     ListQueues,
@@ -29,22 +28,11 @@ from moxy.core.commands import (
     Tick,
 )
 from moxy.core.errors import BACKEND, IOERR, Refused
-from moxy.core.events import (
-    Acked,
-    AnyEvent,
-    Enqueued,
-    Expired,
-    Failed,
-    Matured,
-    QueueResumed,
-    Redriven,
-    ReleaseCause,
-    Released,
-    Requeued,
-)
+from moxy.core.events import Acked, AnyEvent, Expired, Failed, ReleaseCause, Released
 from moxy.core.ids import split_lease_id
 from moxy.core.order import Key, Order
 from moxy.core.policy import COUNT_MAX
+from moxy.core.readiness import makes_ready
 from moxy.requests import Client, Request, Turn, Waiter
 
 _QUIET_MS: Final = 100
@@ -164,23 +152,28 @@ class Service:
         """
         run: list[Request] = []
         commands: list[AnyCommand] = []
+        may_wait: set[str] = set()
         for request in batch:
             intent = request.intent
-            if isinstance(intent, Bulk):
+            command = _single(intent) if type(intent) is FetchAny else intent
+            if isinstance(command, Bulk):
                 await self._execute(run, commands)
                 run, commands = [], []
-                await self._execute_bulk(request, intent)
+                await self._execute_bulk(request, command)
                 continue
-            if isinstance(intent, Fetch):
+            queue = command.queue
+            if isinstance(command, Fetch):
                 if request.client is not None and request.client.closed:
                     continue
-                if intent.queue in self._waiting:
+                if queue in self._waiting or queue in may_wait:
                     await self._execute(run, commands)
-                    run, commands = [], []
-                    await self._let_waiters_first((intent.queue,))
+                    run, commands, may_wait = [], [], set()
+                    await self._let_waiters_first((queue,))
+                if isinstance(intent, FetchAny) and intent.block_ms != UNSET:
+                    may_wait.add(queue)
             run.append(request)
-            commands.append(intent)
-            if self._waiting and intent.queue in self._waiting:
+            commands.append(command)
+            if self._waiting and queue in self._waiting:
                 await self._execute(run, commands)
                 run, commands = [], []
         await self._execute(run, commands)
@@ -192,8 +185,12 @@ class Service:
         answered, events = self._answered, self._events
         outcomes = await self._backend.execute(commands)
         for request, outcome in zip(run, outcomes, strict=True):
-            request.outcome = outcome
-            if request.client is not None:
+            if type(request.intent) is FetchAny:
+                self._answer_fetch(request, request.intent, outcome)
+            elif request.client is None:
+                self._answer(request, outcome)
+            else:
+                request.outcome = outcome
                 answered.append(request)
             if isinstance(outcome, Done) and outcome.events:
                 events += outcome.events
@@ -208,12 +205,7 @@ class Service:
                 return
             await self._let_waiters_first(intent.queues)
             deliveries = await self._fetch(intent)
-            if isinstance(deliveries, Refused):
-                self._answer(request, deliveries)
-            elif deliveries or intent.block_ms == UNSET:
-                self._answer(request, Done(deliveries or None))
-            else:
-                self._wait(request, intent)
+            self._answer_fetch(request, intent, deliveries if isinstance(deliveries, Refused) else Done(deliveries))
         elif isinstance(intent, AckMany):
             self._answer(request, Done(await self._ack_each(intent)))
         elif isinstance(intent, ReadHistory):
@@ -225,6 +217,15 @@ class Service:
             names = await self._backend.names(intent)
             self._answer(request, names if isinstance(names, Refused) else Done(names))
         await self._serve_woken()
+
+    def _answer_fetch(self, request: Request, fetch: FetchAny, outcome: Outcome) -> None:
+        """With what was found, or with nothing; or let it wait."""
+        if isinstance(outcome, Refused) or outcome.answer:
+            self._answer(request, outcome)
+        elif fetch.block_ms == UNSET:
+            self._answer(request, Done(None))
+        else:
+            self._wait(request, fetch)
 
     async def _fetch(self, fetch: FetchAny) -> list[Delivery] | Refused:
         """Fill the count over the queues, in their order."""
@@ -244,14 +245,10 @@ class Service:
 
     async def _ack_each(self, many: AckMany) -> Answer:
         """Each on its own, but all in one go of the backend."""
-        acks: list[Command] = [ack for ack in many.acks if isinstance(ack, Ack)]
-        outcomes = iter(await self._backend.execute(acks))
+        outcomes = iter(await self._backend.execute([ack for ack in many.acks if isinstance(ack, Ack)]))
         results: list[AckResult] = []
         for ack in many.acks:
-            if not isinstance(ack, Ack):
-                results.append(AckResult(*ack))
-                continue
-            outcome = next(outcomes)
+            outcome = next(outcomes) if isinstance(ack, Ack) else Refused(*ack)
             if isinstance(outcome, Refused):
                 results.append(AckResult(outcome.code, outcome.text))
             else:
@@ -468,7 +465,7 @@ class Service:
 
     def _wake(self, events: Sequence[AnyEvent]) -> None:
         for event in events:
-            if event.queue in self._waiting and _makes_ready(event):
+            if event.queue in self._waiting and makes_ready(event):
                 self._woken[event.queue] = None
 
     # Small change
@@ -488,12 +485,12 @@ class Service:
             self.submit(Request(None, Release(queue, lease_id, number, token, cause)))
 
 
+def _single(fetch: FetchAny) -> FetchAny | Fetch:
+    """A fetch over one queue as a command of that queue, which can go together with others."""
+    if len(fetch.queues) > 1:
+        return fetch
+    return Fetch(fetch.queues[0], fetch.lease_ms, fetch.count, fetch.worker, fetch.bound)
+
+
 def _has_events(outcome: Done) -> bool:
     return isinstance(outcome.answer, Past) and bool(outcome.answer.events)
-
-
-def _makes_ready(event: AnyEvent) -> bool:
-    """Whether a FETCH that found nothing before the event may find something after it."""
-    if isinstance(event, Enqueued | Requeued):
-        return event.due_ms == 0
-    return isinstance(event, Matured | Released | Redriven | QueueResumed)

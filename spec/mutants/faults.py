@@ -291,7 +291,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "lost-wake-up",
             "A task that matures wakes nobody who waits for it.",
-            _SERVICE,
+            "moxy/core/readiness.py",
             "isinstance(event, Matured | Released | Redriven | QueueResumed)",
             "isinstance(event, Released | Redriven | QueueResumed)",
             ("service", "machine"),

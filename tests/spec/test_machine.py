@@ -117,8 +117,8 @@ def dedup_window_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def wake_up_lost(patch: pytest.MonkeyPatch) -> None:
-    wakes = service._makes_ready
-    patch.setattr(service, "_makes_ready", lambda event: not isinstance(event, Requeued) and wakes(event))
+    wakes = service.makes_ready
+    patch.setattr(service, "makes_ready", lambda event: not isinstance(event, Requeued) and wakes(event))
 
 
 def token_reused(patch: pytest.MonkeyPatch) -> None:
