@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from moxy.backends.redis.scripts import KEY_NAMES, key_of
 from tests.redis.support import WAIT_S, Server, until
@@ -127,6 +127,14 @@ def dump_of(redis: Server, queue: str, prefix: str = "moxy") -> dict[str, Any]:
         return {name: client("DUMP", key_of(prefix, queue, name)) for name in KEY_NAMES if name != "waiting"}
 
 
+class Asked(NamedTuple):
+    """One verb that a script was asked to do: when, by whom (a connection)."""
+
+    at_s: float
+    peer: str
+    verb: str
+
+
 class Witness:
     """MONITOR: every command that Redis carries out, in order. Commands inside scripts are marked `lua`."""
 
@@ -152,17 +160,17 @@ class Witness:
                 return len(self.lines)
             self.lines.append(line)
 
-    def verbs(self, queue: str, since: int) -> list[tuple[str, str]]:
-        """(peer, verb) of each verb that a script was asked to do on a queue, since a mark."""
+    def verbs(self, queue: str, since: int) -> list[Asked]:
+        """Each verb that a script was asked to do on a queue, since a mark."""
         found = []
         for line in self.lines[since:]:
-            match = re.match(r'\S+ \[\d+ (\S+)\] "(?:EVALSHA|evalsha)" (.*)', line)
-            if match is None or f':{{{queue}}}:meta"' not in match[2]:
+            match = re.match(r'([\d.]+) \[\d+ (\S+)\] "(?:EVALSHA|evalsha)" (.*)', line)
+            if match is None or f':{{{queue}}}:meta"' not in match[3]:
                 continue
-            words = re.findall(r'"((?:[^"\\]|\\.)*)"', match[2])
+            words = re.findall(r'"((?:[^"\\]|\\.)*)"', match[3])
             at = 2 + int(words[1]) + 8  # the sha1, the number of keys, the keys, the head
             while at < len(words):
-                found.append((match[1], words[at]))
+                found.append(Asked(float(match[1]), match[2], words[at]))
                 at += 2 + int(words[at + 1])
         return found
 

@@ -5,6 +5,7 @@ Lives here: `moxy serve` as processes, killed and stopped on purpose. Must not: 
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -121,7 +122,7 @@ def test_a_wake_up_goes_over_the_channel_and_not_by_the_poll(house: House, a: Cl
             ENDS[verb](b, queue, lease)
             assert len(entries(a.read())) == 1
             witness.mark()
-            verbs = [verb for _, verb in witness.verbs(queue, began)]
+            verbs = [asked.verb for asked in witness.verbs(queue, began)]
             verbs = verbs[verbs.index(verb) :]
             assert verbs[1:2] in (["fetch"], ["watch"]), verbs
             by_channel += verbs[1] == "fetch"
@@ -149,7 +150,7 @@ def test_one_task_wakes_one_server(house: House, a: Client, b: Client) -> None:
             for other in others * 2:  # whoever was told has had the time to ask
                 other("MOXY.STATS", queue)
             witness.mark()
-            verbs = [verb for _, verb in witness.verbs(queue, began)]
+            verbs = [asked.verb for asked in witness.verbs(queue, began)]
             verbs = verbs[verbs.index("enqueue") + 1 :]
             assert verbs.count("fetch") <= 1 + verbs.count("watch"), verbs
             alone += verbs.count("fetch") == 1 and "watch" not in verbs
@@ -278,7 +279,7 @@ def test_bound_leases_of_the_dead_are_released_and_those_of_the_living_are_not(
     house: House, a: Client, b: Client
 ) -> None:
     """A server that is stopped for long is taken for dead, too; but plain leases stay, whoever granted them."""
-    queue = new_queue()
+    queue, broken = new_queue(), new_queue()
     for name in ("killed", "killed-plain", "frozen", "frozen-plain", "living"):
         a("MOXY.ENQUEUE", queue, name, "ID", name)
     with moxy(house.redis.address) as killed, moxy(house.redis.address) as frozen:
@@ -288,6 +289,9 @@ def test_bound_leases_of_the_dead_are_released_and_those_of_the_living_are_not(
                 options = () if name.endswith("plain") else ("BOUND",)
                 (leases[name],) = fetch(client, queue, 600_000, "COUNT", 1, *options)
                 assert leases[name]["task_id"] == name
+            c("MOXY.ENQUEUE", broken, "x")
+            fetch(c, broken, 600_000, "BOUND")
+            house.redis.ask("SET", key_of("moxy", broken, "policy"), "foreign")
             killed.kill()
             frozen.freeze()
             try:
@@ -308,11 +312,28 @@ def test_bound_leases_of_the_dead_are_released_and_those_of_the_living_are_not(
             assert killed.child.poll() is not None
             until(lambda: frozen.server_id in house.redis.ask("ZRANGE", "moxy:servers", 0, -1))
             assert {house.a.server_id, house.b.server_id} <= set(alive)
+    check_rest(house.redis, broken)
     assert house.redis.ask("ZCARD", key_of("moxy", queue, "bound")) == 1
     assert b("MOXY.ACK", leases["living"]["lease_id"]) == "OK"
     gone = {entry["server_id"] for entry in [*house.a.said("redis.server_gone"), *house.b.said("redis.server_gone")]}
     assert len(gone) >= 2
     assert not gone & {house.a.server_id, house.b.server_id}
+
+
+def check_rest(redis: Server, queue: str) -> None:
+    """A queue that cannot be searched for the leases of the dead is tried again, but not as fast as can be."""
+    with Witness(redis) as witness:
+        began = witness.mark()
+
+        def tries() -> list[float]:
+            witness.mark()
+            asked = [asked for asked in witness.verbs(queue, began) if asked.verb == "orphans"]
+            return [one.at_s for one in asked if one.peer == asked[0].peer]
+
+        at_s = until(tries, lambda found: len(found) > 4)
+    assert median(later - earlier for earlier, later in pairwise(at_s)) > 0.05
+    redis.ask("DEL", key_of("moxy", queue, "policy"))
+    until(lambda: redis.ask("ZCARD", key_of("moxy", queue, "bound")), lambda held: held == 0)
 
 
 def test_bound_leases_of_a_server_that_is_told_to_stop_are_released_at_once(house: House, a: Client) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from typing import Any, Final, final
 
+from msgspec import DecodeError
 from msgspec.structs import asdict, replace
 
 from moxy.backends.base import Clock, Done, IdSource, Outcome, Slow
@@ -134,7 +135,8 @@ class RedisBackend:
         return events
 
     def next_due_ms(self) -> int | None:
-        return 0 if self.fellows.has_orphans or self._aside else self._due.first_ms()
+        times_ms = (0 if self._aside else None, self.fellows.orphans_due_ms, self._due.first_ms())
+        return min((ms for ms in times_ms if ms is not None), default=None)
 
     def look_at(self, queue: str, in_ms: int) -> None:
         """Somebody said that the queue needs time so soon: ask it no later."""
@@ -275,7 +277,10 @@ class RedisBackend:
         if isinstance(result, Refused):
             return result
         assert isinstance(result, Taken), result
-        return Done(self._answer(command, result), tuple(_with_payloads(command, result.events)))
+        try:
+            return Done(self._answer(command, result), tuple(_with_payloads(command, result.events)))
+        except (DecodeError, ValueError):
+            return Refused(BACKEND, f"Redis holds a task of queue {command.queue!r} that is not Moxy's: remove it")
 
     def _answer(self, command: AnyCommand, taken: Taken) -> Answer:
         answer = VERBS[type(command)].shape(command, taken.value, taken.clock_ms)

@@ -41,6 +41,8 @@ _READ_POLL_S: Final = 0.05
 _DISCOVER_MS: Final = 15_000
 _PAGE: Final = 1_000
 _ORPHANS_PER_TURN: Final = 100
+_PAUSE_MS: Final = 100
+"""How long the search for orphans rests when Redis could not be asked."""
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +117,7 @@ class Fellows:
         self._read_seq: Final[dict[str, int]] = {}
         self._changed: Final = asyncio.Event()
         self._orphans: Final[list[tuple[str, str]]] = []
+        self._orphans_from_ms = 0
         self._beaten_ms = 0
         self._steady_since_ms = 0
         self._reconnects = 0
@@ -133,18 +136,22 @@ class Fellows:
         return news
 
     @property
-    def has_orphans(self) -> bool:
-        """Whether there are queues to be searched for leases of a dead server."""
-        return bool(self._orphans)
+    def orphans_due_ms(self) -> int | None:
+        """When to search queues for leases of a dead server; None: there are none to search."""
+        return self._orphans_from_ms if self._orphans else None
 
     async def release_orphans(self) -> list[AnyEvent]:
         """Release bound leases of servers that are gone, in some of the queues."""
+        if self._clock.now_ms() < self._orphans_from_ms:
+            return []
         todo, self._orphans[:_ORPHANS_PER_TURN] = self._orphans[:_ORPHANS_PER_TURN], []
         jobs = [Job(queue, "orphans", [holder], True) for queue, holder in todo]
         events: list[AnyEvent] = []
         for orphans, result in zip(todo, await self._queues.run_jobs(jobs), strict=True):
             if isinstance(result, Taken):
                 events.extend(result.events)
+            else:
+                self._orphans_from_ms = self._clock.now_ms() + _PAUSE_MS
             if not isinstance(result, Taken) or result.number == COUNT_MAX:
                 self._orphans.append(orphans)
         return events
@@ -220,8 +227,9 @@ class Fellows:
     async def _bury_the_dead(self, now_ms: int) -> None:
         servers = f"{self._prefix}:servers"
         dead = _texts(await self._link.command("ZRANGEBYSCORE", servers, "-inf", now_ms - DEAD_MS))
-        if dead and not self._orphans:
-            for holder in dead:
+        searched_for = {holder for _, holder in self._orphans}
+        for holder in dead:
+            if holder not in searched_for:
                 self._say("redis.server_gone", server_id=holder)
                 await self.take_over(holder)
                 await self._link.command("ZREM", servers, holder)

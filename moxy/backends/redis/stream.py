@@ -23,7 +23,11 @@ async def read_events(link: Link, prefix: str, queue: str, from_seq: int, count:
     """Up to `count` events from `from_seq` on, oldest first. Raises BackendDown."""
     reply = await link.command("XRANGE", key_of(prefix, queue, "events"), f"{from_seq}-0", "+", "COUNT", count)
     assert isinstance(reply, list), reply
-    return [event_of(queue, int(entry.partition(b"-")[0]), fields) for entry, fields in reply]
+    try:
+        return [event_of(queue, int(entry.partition(b"-")[0]), fields) for entry, fields in reply]
+    except (ValueError, LookupError, TypeError):
+        sentence = f"the events of queue {queue!r} in Redis hold an entry that is not Moxy's"
+        raise BackendDown(sentence, unknown=False) from None
 
 
 @final
