@@ -18,6 +18,7 @@ from tests.bench.harness import Row, Size, as_rate, cost, main, wall
 NOW = 1_700_000_000_000
 PAYLOAD = b"x" * 100
 SEGMENT_BYTES = 64 << 20
+SEGMENT_BYTES_MIN = 1 << 20
 
 
 def job(tasks: int) -> list[AnyEvent]:
@@ -37,9 +38,11 @@ def job(tasks: int) -> list[AnyEvent]:
     return events
 
 
-def open_in(directory: Path) -> Journal:
+def open_in(directory: Path, size: Size) -> Journal:
+    """A new log. Its segment, which is zeroed ahead, shrinks with everything else."""
     shutil.rmtree(directory, ignore_errors=True)
-    return Journal.open(OsDisk(str(directory)), 7, NOW, SEGMENT_BYTES)[0]
+    segment_bytes = max(size.of(SEGMENT_BYTES), SEGMENT_BYTES_MIN)
+    return Journal.open(OsDisk(str(directory)), 7, NOW, segment_bytes)[0]
 
 
 def append(journal: Journal, batches: list[list[AnyEvent]], sync: bool) -> None:
@@ -62,7 +65,7 @@ def rows(size: Size) -> Iterator[Row]:
                 label,
                 size,
                 len(events),
-                lambda: open_in(directory),
+                lambda: open_in(directory, size),
                 lambda journal, cut=cut: append(journal, cut, False),
             )
         some = [events[at : at + 800] for at in range(0, len(events), 800)][: size.of(50)]
@@ -70,11 +73,11 @@ def rows(size: Size) -> Iterator[Row]:
             "append and sync, 800 events a record, a record",
             size,
             len(some),
-            lambda: open_in(directory),
+            lambda: open_in(directory, size),
             lambda journal: append(journal, some, True),
             wall,
         )
-        append(open_in(directory), [events[at : at + 48] for at in range(0, len(events), 48)], False)
+        append(open_in(directory, size), [events[at : at + 48] for at in range(0, len(events), 48)], False)
         payload = codec.encode(events)
         yield as_rate(cost("decode, events", size, len(events), lambda: payload, codec.decode))
         yield as_rate(
