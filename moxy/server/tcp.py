@@ -77,6 +77,8 @@ class Server:
         self._over: asyncio.Future[None] | None = None
         self._wanted = False
         self._coming = False
+        self.may_reply = True
+        """Whether all that was decided is committed: while a turn is under way, or after one failed, it is not."""
         self._going_on: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
@@ -175,7 +177,7 @@ class Server:
         is_last = self._stopping
         if is_last and self._door is not None:
             self._door.gather()
-        self._wanted = False
+        self._wanted = self.may_reply = False
         turn = self.service.turn()
         try:
             if self._turns_in_tasks:
@@ -214,6 +216,7 @@ class Server:
 
     def _conclude(self, turn: Turn, is_last: bool) -> None:
         """The turn is committed: reply, tell the observers, and see when the next one is due."""
+        self.may_reply = True
         try:
             self._greetings.commands += len(turn.answered)
             self._greetings.blocked = self.service.blocked
@@ -360,9 +363,13 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._unwritten = False
-        if self._connection is not None:
-            self._connection.unsent.clear()
+        if self._connection is None:
+            return
+        self._connection.unsent.clear()
+        if self._server.may_reply:
             self.flush()
+        else:  # some of its outcomes may not be committed yet
+            self._server.touch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:

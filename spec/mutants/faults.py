@@ -45,6 +45,9 @@ _OPENING: Final = "moxy/journal/opening.py"
 _RESP: Final = "moxy/wire/resp.py"
 _ARGUMENTS: Final = "moxy/wire/arguments.py"
 _CONNECTION: Final = "moxy/server/connection.py"
+_TCP: Final = "moxy/server/tcp.py"
+_EPOLL: Final = "moxy/server/epoll.py"
+_SCAN: Final = "moxy/wire/scan.py"
 
 _PURE: Final = ("machine", "properties", "explore")
 _SHAPE: Final = ("explore", "machine", "properties")
@@ -540,6 +543,55 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "self.unsent.append(slot)",
             "pass",
             ("server", "simulate"),
+        ),
+        # Turns and sockets
+        Mutant(
+            "turns-overlap",
+            "A turn begins while the one before is still on its way to the disk.",
+            _TCP,
+            "        if self._going_on is not None:\n            return False\n",
+            "",
+            ("tick",),
+        ),
+        Mutant(
+            "reply-when-there-is-room",
+            "A slow reader whose socket has room again gets replies of a turn that is not committed yet.",
+            _TCP,
+            "        if self._server.may_reply:\n",
+            "        if True:\n",
+            ("tick",),
+        ),
+        Mutant(
+            "rest-of-a-reply-lost",
+            "What the kernel does not take of a reply's rest is thrown away.",
+            _EPOLL,
+            "            return data[os.write(self._fd, data) :]\n",
+            "            os.write(self._fd, data)\n            return data[:0]\n",
+            ("tick", "server"),
+        ),
+        Mutant(
+            "reset-not-noticed",
+            "A client that is gone stays for as long as nothing is read from it.",
+            _EPOLL,
+            "        elif happened & (select.EPOLLERR | select.EPOLLHUP):\n",
+            "        elif False:\n",
+            ("tick",),
+        ),
+        Mutant(
+            "polling-for-ever",
+            "Busy polling keeps timers and signals waiting for as long as clients talk.",
+            _EPOLL,
+            "            if now > give_way:\n",
+            "            if False:\n",
+            ("tick",),
+        ),
+        Mutant(
+            "size-over-the-limit",
+            "The parser's fast path takes what is larger than the limit.",
+            _SCAN,
+            '            elif told != b"$%d" % size or size > bulk_bytes_max:\n',
+            '            elif told != b"$%d" % size:\n',
+            ("wire",),
         ),
     )
 }

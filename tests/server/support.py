@@ -195,6 +195,14 @@ class Client:
                 raise Gone
             size -= len(got)
 
+    def has_come(self) -> bytes:
+        """Some of what is here and not yet read; nothing is waited for."""
+        self.socket.settimeout(0.0)
+        try:
+            return self._file.peek(1)
+        finally:
+            self.socket.settimeout(WAIT_S)
+
     def is_closed_by_server(self) -> bool:
         """Whether the connection ends here, with nothing more said."""
         try:

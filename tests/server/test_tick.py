@@ -95,6 +95,59 @@ def test_turns_never_overlap(loop: str) -> None:
         assert most == 1
 
 
+class Gate:
+    """Commits that take until they are let through, one by one."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._waiting: list[asyncio.Future[None]] = []
+        backend = house.server._backend
+        commit = backend.commit
+
+        async def wait() -> None:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+            await commit()
+
+        def restore() -> None:
+            backend.commit = commit  # type: ignore[method-assign]
+            for future in self._waiting:
+                future.done() or future.set_result(None)
+
+        self._restore = restore
+        house.call(lambda: setattr(backend, "commit", wait))
+
+    def until_somebody_waits(self) -> None:
+        until(lambda: self._house.call(lambda: len(self._waiting)), lambda count: count > 0)
+
+    def let_through(self) -> None:
+        self._house.call(lambda: self._waiting.pop().set_result(None))
+
+    def open(self) -> None:
+        self._house.call(self._restore)
+
+
+def test_no_reply_leaves_before_its_commit_because_the_kernel_has_room_again(loop: str) -> None:
+    """I13: a slow reader's old replies are drained while the turn with its newest command is not yet durable."""
+    with serving(loop=loop) as house, house.client(receive_bytes=4096) as slow, house.client() as other:
+        for _ in range(60):
+            other("MOXY.ENQUEUE", "jobs", "x" * 100_000)
+        gate = Gate(house)
+        slow.send("MOXY.PEEK", "jobs", "COUNT", 60)
+        gate.until_somebody_waits()
+        slow.send("MOXY.ENQUEUE", "jobs", "y")
+        until(lambda: house.call(lambda: house.server.service.has_work), bool)
+        gate.let_through()
+        gate.until_somebody_waits()
+        assert len(slow.read()) == 60
+        for _ in range(50):
+            house.call(lambda: None)
+        assert slow.has_come() == b""
+        gate.open()
+        assert slow.read()[0] == b"task_id"
+
+
 def test_a_backend_that_wants_one_has_a_task_around_it_from_the_first_step(loop: str) -> None:
     with serving(loop=loop, turns_in_tasks=True) as house, house.client() as client:
         execute = house.server._backend.execute
