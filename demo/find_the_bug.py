@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the spec beside 
 from rich.console import Console
 from rich.text import Text
 
-from moxy.story import COLUMNS, Astray, Stage, expect
+from moxy.stage import COLUMNS, Astray, Stage, expect
 from spec import mutants
 
 FAULT: Final = mutants.MUTANTS["ack-ignores-its-lease"]

@@ -2,7 +2,7 @@
 
 Lives here: the story of a customer who was charged twice, and how its reason is found with the tools that read a log.
 Must not: any queue rule, or a claim that is told and not checked. Real processes, real replies; whatever is not as told
-ends the demo with exit code 1. The stage and the cast are those of `moxy demo` (moxy/story.py).
+ends the demo with exit code 1. The stage is that of `moxy demo` (moxy/stage.py).
 """
 
 import json
@@ -23,19 +23,19 @@ from redis.exceptions import RedisError, ResponseError
 from rich.console import Console
 from rich.text import Text
 
-from moxy.story import (
-    BLOCK_MS,
+from moxy.stage import (
     COLUMNS,
     HOST,
     PATIENCE_S,
     Astray,
     Stage,
-    _client,
-    _execute,
-    _process,
-    _signals_as_exits,
+    connected,
+    execute,
     expect,
+    launched,
+    signals_as_exits,
 )
+from moxy.story import BLOCK_MS
 
 QUEUE: Final = "payments"
 TASK: Final = "order-4711"
@@ -50,7 +50,7 @@ def main() -> None:
     pause_s = 0.0 if "--fast" in sys.argv[1:] else 0.6
     console = Console(width=min(Console().width, COLUMNS), highlight=False)
     try:
-        with _signals_as_exits(), tempfile.TemporaryDirectory(prefix="moxy-") as directory:
+        with signals_as_exits(), tempfile.TemporaryDirectory(prefix="moxy-") as directory:
             play(console, Stage(console, pause_s), directory)
     except (Astray, RedisError, OSError) as error:
         sys.stderr.write(f"time travel: this did not go as told: {error}\n")
@@ -77,7 +77,7 @@ def play(console: Console, stage: Stage, directory: str) -> None:
 
 def charge_twice(stage: Stage, port: int) -> None:
     stage.step("1  A payment is queued, and two workers are there", "One of them is slower than its lease is long.")
-    with _client(port) as producer, worker(port, "slow-worker") as slow, worker(port, "other-worker") as other:
+    with connected(port) as producer, worker(port, "slow-worker") as slow, worker(port, "other-worker") as other:
         stage.ask("producer", producer, "MOXY.ENQUEUE", QUEUE, PAYLOAD, "ID", TASK)
         began = time.monotonic()
         first = stage.ask("slow-worker", slow, "MOXY.FETCH", QUEUE, str(LEASE_MS))
@@ -85,7 +85,7 @@ def charge_twice(stage: Stage, port: int) -> None:
         stage.note("It charges the card: 49.90. That takes 1.5 seconds. Meanwhile:")
         words = ("MOXY.FETCH", QUEUE, str(BETTER_LEASE_MS), "BLOCK", str(BLOCK_MS))
         stage.command("other-worker", *words)
-        again = _execute(other, *words)
+        again = execute(other, *words)
         expect(isinstance(again, list) and len(again) == 1, "the task is delivered again", again)
         stage.reply(again, only=("lease_id", "task_id", "deliveries"))
         second = again[0]
@@ -153,7 +153,7 @@ def show(console: Console, stage: Stage, directory: str, *words: str) -> str:
 def server(directory: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A durable server on a free port, which listens when this is entered, and is killed at the latest after it."""
     words = ("serve", "--addr", f"{HOST}:0", "--data-dir", directory, "--durability", "always")
-    with _process("-m", "moxy", *words, stop=subprocess.Popen.kill) as process:
+    with launched("-m", "moxy", *words, stop=subprocess.Popen.kill) as process:
         assert process.stdout is not None
         said = ""
         watchdog = Timer(PATIENCE_S, process.kill)
@@ -169,8 +169,8 @@ def server(directory: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 @contextmanager
 def worker(port: int, name: str) -> Iterator[Redis]:
-    with _client(port) as client:
-        reply: Any = _execute(client, "CLIENT", "SETNAME", name)
+    with connected(port) as client:
+        reply: Any = execute(client, "CLIENT", "SETNAME", name)
         expect(reply == "OK", f"{name} may have that name", reply)
         yield client
 

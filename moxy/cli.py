@@ -8,10 +8,9 @@ failed while running, 5 backend unreachable at start, 6 data directory in use.
 
 import asyncio
 import gc
-import os
 import secrets
+import select
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -26,8 +25,10 @@ from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import EVENTS_MAX
 from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
 from moxy.backends.redis.errors import Unreachable
+from moxy.backends.redis.library import server_name
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT
+from moxy.bench.command import bench
 from moxy.config import MAX_ATTEMPTS_RANGE, ConfigError, ServeConfig, parse_address, parse_prefix, parse_redis
 from moxy.core.lifecycle import PROCESSING
 from moxy.journal.disk import OsDisk
@@ -35,6 +36,7 @@ from moxy.journal.errors import JournalError
 from moxy.journal.journal import Journal
 from moxy.journal.recovery import Progress
 from moxy.observe.logs import LEVELS, EventLog, configure
+from moxy.server.doors import Form
 from moxy.server.tcp import Journalist, Server
 from moxy.sources import RandomIds, SystemClock
 
@@ -136,6 +138,23 @@ def cli() -> None:
     help="Connections at a time.",
 )
 @click.option(
+    "--event-loop",
+    envvar="MOXY_EVENT_LOOP",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "epoll", "asyncio"]),
+    help="Who looks after the sockets: one epoll for all, or asyncio for each. auto: epoll where there is one.",
+)
+@click.option(
+    "--busy-poll-us",
+    envvar="MOXY_BUSY_POLL_US",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 1_000_000),
+    metavar="MICROSECONDS",
+    help="Poll for so long after the last event before sleeping: quicker replies, for a busy core (epoll only).",
+)
+@click.option(
     "--log-level", envvar="MOXY_LOG_LEVEL", default="info", show_default=True, type=click.Choice(list(LEVELS))
 )
 @click.option(
@@ -160,6 +179,8 @@ def serve(
     max_attempts: int,
     requirepass: str,
     max_clients: int,
+    event_loop: Form,
+    busy_poll_us: int,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -177,6 +198,8 @@ def serve(
     for flag, value in redis_flags.items():
         if value is not None and backend != "redis":
             raise ConfigError(f"{flag} is about Redis: add --backend redis")
+    if busy_poll_us and (event_loop == "asyncio" or not hasattr(select, "epoll")):
+        raise ConfigError("--busy-poll-us needs epoll: Linux, and an --event-loop that is not asyncio")
     for flag, given in (
         ("--durability", durability),
         ("--retain-bytes", retain_bytes),
@@ -199,6 +222,8 @@ def serve(
         max_attempts=max_attempts,
         password=requirepass,
         clients_max=max_clients,
+        form=event_loop,
+        busy_poll_us=busy_poll_us,
         log_level=log_level,
         log_format=log_format,
     )
@@ -218,7 +243,7 @@ def demo(svg: str | None, fast: bool) -> None:
     tell(svg, pause_s=0.0 if fast else 1.2)
 
 
-for command in (*logtools.COMMANDS, *checktools.COMMANDS):
+for command in (*logtools.COMMANDS, *checktools.COMMANDS, bench):
     cli.add_command(command)
 
 
@@ -235,7 +260,15 @@ async def run_server(config: ServeConfig) -> None:
 
     clock, backend, orphans = await open_redis(config, say) if config.redis else open_backend(config, say)
     server = Server(
-        backend, clock, say, [EventLog(logger, config.log_level)], config.password, clients_max=config.clients_max
+        backend,
+        clock,
+        say,
+        [EventLog(logger, config.log_level)],
+        config.password,
+        clients_max=config.clients_max,
+        form=config.form,
+        busy_poll_us=config.busy_poll_us,
+        turns_in_tasks=config.redis is not None,
     )
     server.service.orphaned(orphans)
     try:
@@ -323,12 +356,11 @@ async def open_redis(config: ServeConfig, say: Journalist) -> tuple[Clock, Backe
     for warning in facts.warnings:
         say("redis.warning", text=warning)
     clock = SystemClock()
-    server_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}".replace(":", "-")
     backend = RedisBackend(
         link,
         clock,
         RandomIds(),
-        server_id,
+        server_name(),
         config.policy,
         config.redis_prefix,
         config.retain_events,

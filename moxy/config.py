@@ -11,6 +11,7 @@ import msgspec
 from moxy.backends.durable import Durability
 from moxy.backends.redis.address import Address, AddressError, parse_redis_address
 from moxy.core.policy import RANGES, Policy
+from moxy.server.doors import Form
 
 
 class ConfigError(ValueError):
@@ -33,6 +34,8 @@ class ServeConfig(msgspec.Struct, frozen=True):
     max_attempts: int = Policy().max_attempts
     password: str = ""
     clients_max: int = 20_000
+    form: Form = "auto"
+    busy_poll_us: int = 0
     log_level: str = "info"
     log_format: str = "auto"
 

@@ -3,7 +3,7 @@
 Lives here: what people see of a log, as tables on a terminal and plain lines in a pipe. Must not: the folds
 (`replay`), the wording of a story (`core/explain`), the format on disk (`journal`).
 
-All but `repair` only read, without the lock of the directory, so it may be live or a copy.
+All but `repair` only read: a data directory, live or a copy, or a Redis (`logsource`).
 """
 
 import base64
@@ -18,19 +18,31 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from moxy.backends.redis.address import Address
+from moxy.backends.redis.verify import summary
 from moxy.config import ConfigError
 from moxy.core.events import EVENT_TYPES, AnyEvent, TaskEvent
 from moxy.core.explain import clock, fields, why
 from moxy.core.state import QueueState
-from moxy.journal import segments, snapshots
-from moxy.journal.disk import OsDisk
-from moxy.journal.recovery import events_of
 from moxy.journal.repair import repair
-from moxy.journal.segments import SEGMENT_SUFFIX, SNAPSHOT_SUFFIX, Walk
-from moxy.journal.verify import verify
+from moxy.journal.verify import RECOUNT_EVENTS_MIN, verify
+from moxy.logsource import (
+    DIRECTORY,
+    SOURCE,
+    Following,
+    Readable,
+    Source,
+    disk_of,
+    followed,
+    read,
+    read_once,
+    reread,
+    verify_redis,
+)
 from moxy.replay import Change, diff, fold, of_task, states_at, what_if, within
 
 PAYLOAD_SHOWN_BYTES: Final = 256
+EXIT_UNSOUND: Final = 3
 _FOLLOW_S: Final = 0.2
 
 Position = tuple[int | None, int | None]
@@ -55,52 +67,14 @@ class PointType(click.ParamType[Position]):
 
 
 POINT: Final = PointType()
-DIRECTORY: Final = click.Path(exists=True, file_okay=False, readable=True)
-
-
-def disk_of(directory: str) -> OsDisk:
-    """The directory of a log. Raises ConfigError when there is none in it."""
-    disk = OsDisk(directory)
-    if not segments.named(disk, SEGMENT_SUFFIX) and not segments.named(disk, SNAPSHOT_SUFFIX):
-        raise ConfigError(f"{directory} holds no event log")
-    return disk
-
-
-class Log:
-    """A data directory, opened for reading only."""
-
-    def __init__(self, directory: str) -> None:
-        self._disk: Final = disk_of(directory)
-        self._files: Final = segments.segments_of(self._disk)
-
-    def close(self) -> None:
-        """Let the directory go."""
-        self._disk.close()
-
-    def events(self, from_sequence: int = 0) -> Iterator[tuple[int, AnyEvent]]:
-        """(global sequence, event), oldest first, as far as they are kept. A torn end is where it ends."""
-        files = [
-            segment
-            for segment, following in zip(self._files, [*self._files[1:], None], strict=True)
-            if following is None or following.sequence > from_sequence
-        ]
-        for segment, record in Walk(self._disk, files, None):
-            for number, event in enumerate(events_of(segment.name, record), record.sequence):
-                if number >= from_sequence:
-                    yield number, event
-
-    def base(self) -> tuple[dict[str, QueueState], Iterator[AnyEvent]]:
-        """States to fold onto, and every event after them: from the very first if the log reaches back so far."""
-        if self._files and self._files[0].sequence == 1:
-            return {}, (event for _, event in self.events())
-        for sequence, name in segments.named(self._disk, SNAPSHOT_SUFFIX):
-            snapshot = snapshots.load(self._disk, name, sequence)
-            return snapshot.states, (event for _, event in self.events(sequence + 1))
-        raise ConfigError("the log does not reach back to its beginning, and there is no snapshot to begin with")
+PREFIX: Final = click.option(
+    "--redis-prefix", envvar="MOXY_REDIS_PREFIX", default="moxy", metavar="NAME", help="What keys in Redis begin with."
+)
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.option("--queue", help="Only this queue.")
 @click.option("--task", help="Only this task id.")
 @click.option("--type", "kind", type=click.Choice([t.__name__ for t in EVENT_TYPES], case_sensitive=False))
@@ -109,7 +83,8 @@ class Log:
 @click.option("--follow", is_flag=True, help="Go on as events come.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 def events(
-    directory: str,
+    source: Source,
+    redis_prefix: str,
     queue: str | None,
     task: str | None,
     kind: str | None,
@@ -123,23 +98,37 @@ def events(
     One a line: JSON in a pipe, a readable line on a terminal.
     """
     people = sys.stdout.isatty() and not as_json
-    following = 0
-    while True:
-        log = Log(directory)
-        for number, event in log.events(following):
-            following = number + 1
-            if (
-                (queue is None or event.queue == queue)
-                and (task is None or (isinstance(event, TaskEvent) and event.task_id == task))
-                and (kind is None or type(event).__name__ == kind)
-                and (since is None or _from(event, since))
-                and (until is None or within(event, *until))
-            ):
-                click.echo(_line(event) if people else to_json(number, event))
-        log.close()
-        if not follow:
-            return
-        time.sleep(_FOLLOW_S)
+
+    def wanted(event: AnyEvent) -> bool:
+        return (
+            (queue is None or event.queue == queue)
+            and (task is None or (isinstance(event, TaskEvent) and event.task_id == task))
+            and (kind is None or type(event).__name__ == kind)
+            and (since is None or _from(event, since))
+            and (until is None or within(event, *until))
+        )
+
+    with followed(source, redis_prefix) as log:
+        doubt = ""
+        while True:
+            for number, event in log.look():
+                _tell_missed(log)
+                if wanted(event):
+                    click.echo(_line(event) if people else to_json(number, event))
+            if log.doubt is not None and (not follow or doubt == str(log.doubt)):
+                raise log.doubt
+            if not follow:
+                return
+            doubt = str(log.doubt or "")
+            time.sleep(_FOLLOW_S)
+
+
+def _tell_missed(log: Following) -> None:
+    """Say on stderr what was dropped while it was still to be read; a log that begins later is not worth a word."""
+    for first, last in log.missed:
+        if first > 1:
+            click.echo(f"events {first} to {last} of the log were dropped before they could be read", err=True)
+    log.missed.clear()
 
 
 def _from(event: AnyEvent, point: Position) -> bool:
@@ -147,9 +136,9 @@ def _from(event: AnyEvent, point: Position) -> bool:
     return (seq is None or event.seq >= seq) and (at_ms is None or event.at_ms >= at_ms)
 
 
-def to_json(number: int, event: AnyEvent) -> str:
+def to_json(number: int | None, event: AnyEvent) -> str:
     """One event as a JSON object: its place in the whole log, its fields, the payload as text or base64, cut."""
-    told: dict[str, object] = {"log_sequence": number, **fields(event)}
+    told: dict[str, object] = {**({} if number is None else {"log_sequence": number}), **fields(event)}
     payload = told.get("payload")
     if isinstance(payload, bytes):
         told["payload_bytes"] = len(payload)
@@ -181,34 +170,42 @@ def _short(value: object) -> str:
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.option("--queue", help="Only this queue.")
 @click.option("--at", type=POINT, help="The state there; without it, at the end.")
 @click.option("--step", is_flag=True, help="Event by event, with what each changed.")
 @click.option("--diff", "between", nargs=2, type=POINT, help="What differs between two points.")
 def replay(
-    directory: str, queue: str | None, at: Position | None, step: bool, between: tuple[Position, Position] | None
+    source: Source,
+    redis_prefix: str,
+    queue: str | None,
+    at: Position | None,
+    step: bool,
+    between: tuple[Position, Position] | None,
 ) -> None:
     """Show queues at any point of a log.
 
     The state is computed from the events, by the reducer that the server runs.
     """
-    base, log = Log(directory).base()
-    wanted = (event for event in log if queue is None or event.queue == queue)
     if step:
-        _step(base, wanted, at)
+        read_once(source, redis_prefix, lambda log: _step(*log.base(queue), at))
     elif between is not None:
-        kept = list(wanted)
-        before, after = (states_at(base, kept, *point) for point in between)
+        before, after = read(source, redis_prefix, lambda log: [_states(log, queue, point) for point in between])
         for name in sorted({*before, *after}):
             _print_changes(
                 name, diff(before.get(name) or QueueState(name), after.get(name) or QueueState(name)), Console()
             )
     else:
-        states = states_at(base, wanted, *(at or (None, None)))
+        states = read(source, redis_prefix, lambda log: _states(log, queue, at or (None, None)))
         for name in sorted(states):
             if queue is None or name == queue:
                 _print_state(states[name])
+
+
+def _states(log: Readable, queue: str | None, point: Position) -> dict[str, QueueState]:
+    base, events = log.base(queue)
+    return states_at(base, events, *point)
 
 
 def _step(base: dict[str, QueueState], log: Iterator[AnyEvent], at: Position | None) -> None:
@@ -274,15 +271,16 @@ def _print_state(state: QueueState) -> None:
 
 
 @click.command(name="why")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.argument("queue")
 @click.argument("task_id")
-def why_command(directory: str, queue: str, task_id: str) -> None:
+def why_command(source: Source, redis_prefix: str, queue: str, task_id: str) -> None:
     """Tell why a task was delivered again.
 
     What happened to it, in sentences.
     """
-    story = of_task((event for _, event in Log(directory).events()), queue, task_id)
+    story = read(source, redis_prefix, lambda log: of_task(log.events(queue), queue, task_id))
     if not story:
         raise ConfigError(f"no event of the log concerns task {task_id!r} of queue {queue!r}")
     for sentence in why(task_id, story, cut=type(story[0]).__name__ != "Enqueued"):
@@ -290,13 +288,19 @@ def why_command(directory: str, queue: str, task_id: str) -> None:
 
 
 @click.command(name="verify")
-@click.argument("directory", type=DIRECTORY)
-def verify_command(directory: str) -> None:
+@click.argument("source", type=SOURCE)
+@PREFIX
+@click.option("--every-step", is_flag=True, help="Recount all tasks at every step: quadratic, for short logs.")
+def verify_command(source: Source, redis_prefix: str, every_step: bool) -> None:
     """Fold a log and check every invariant.
 
-    At every step, and the snapshots against the fold. Exit code 0 when all holds, 3 when not.
+    A directory: at every step in what it touched, and now and then in all tasks; the snapshots against the fold. A
+    Redis, which may be live: every queue's stream, folded, against its keys. Exit code 0 when all holds, 3 when not.
     """
-    report = verify(disk_of(directory))
+    if not isinstance(source, str):
+        _verify_redis(source, redis_prefix)
+        return
+    report = reread(source, lambda disk: verify(disk, every_step))
     for note in report.notes:
         click.echo(f"note: {note}")
     for finding in report.findings:
@@ -309,10 +313,33 @@ def verify_command(directory: str) -> None:
     if report.exit_code:
         click.echo(f"not sound: {len(report.findings)} findings")
         sys.exit(report.exit_code)
+    if every_step:
+        depth = (
+            "I1, I2, I3, I5, I6, I7, I8, I9, I14 in all tasks of a queue "
+            f"{report.recounts} times: at every step, at every snapshot, at the end"
+        )
+    else:
+        depth = (
+            f"I1, I2, I3, I5, I6, I7, I8, I9, I14 at every one of {report.steps} steps in the tasks that it touched; "
+            f"I1, I2, I3, I7, I9, I14 in all tasks of a queue {report.recounts} times: at the end, at every snapshot, "
+            f"and whenever as many events had come as it had tasks, at least {RECOUNT_EVENTS_MIN} "
+            "(--every-step: at every step)"
+        )
     click.echo(
         "sound: every checksum and the chain of records; every event legal by the lifecycle table and in sequence "
-        "(I5, I11, I15); I1, I2, I3, I6, I7, I8, I9, I14 at every step; every snapshot equal to the fold (I10)"
+        f"(I5, I11, I15); {depth}; every snapshot equal to the fold (I10)"
     )
+
+
+def _verify_redis(address: Address, prefix: str) -> None:
+    reports = verify_redis(address, prefix)
+    for report in reports:
+        click.echo(report.sentence)
+        for finding in report.findings:
+            click.echo(f"wrong: {finding}")
+    click.echo(summary(reports))
+    if any(report.findings for report in reports):
+        sys.exit(EXIT_UNSOUND)
 
 
 @click.command(name="repair")
@@ -329,17 +356,22 @@ def repair_command(directory: str) -> None:
 
 
 @click.command(name="whatif")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source", type=SOURCE)
+@PREFIX
 @click.option("--queue", required=True)
 @click.option("--lease-ms", required=True, type=click.IntRange(1), help="The visibility timeout to imagine.")
 @click.option("--max-attempts", type=click.IntRange(0), help="The maximum of attempts to imagine; 0 is unlimited.")
 @click.option("--backoff-ms", type=click.IntRange(0), help="The backoff to imagine.")
-def whatif_command(directory: str, queue: str, lease_ms: int, max_attempts: int | None, backoff_ms: int | None) -> None:
+def whatif_command(
+    source: Source, redis_prefix: str, queue: str, lease_ms: int, max_attempts: int | None, backoff_ms: int | None
+) -> None:
     """Try another policy on a real log.
 
     Estimates how many redeliveries and dead letters it would have spared.
     """
-    result = what_if((event for _, event in Log(directory).events()), queue, lease_ms, max_attempts, backoff_ms)
+    result = read(
+        source, redis_prefix, lambda log: what_if(log.events(queue), queue, lease_ms, max_attempts, backoff_ms)
+    )
     rows = [
         ("deliveries in the log", result.deliveries),
         ("leases that expired", result.expiries),

@@ -20,7 +20,8 @@ from moxy.core.events import (
     TaskEvent,
 )
 from moxy.core.reducer import apply
-from moxy.core.state import QueueState, Task
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task
 
 States = dict[str, QueueState]
 

@@ -9,9 +9,7 @@ commits once. Answers come out only after the commit (I13), in the order in whic
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, final
-
-import msgspec
+from typing import Final, final
 
 from moxy.backends.base import Backend, Clock, CommitRefused, Done, Outcome, Slow
 from moxy.core.answers import AckResult, Answer, Delivery, Past, deliveries_of
@@ -21,10 +19,8 @@ from moxy.core.commands import (
     AckMany,
     AnyCommand,
     Bulk,
-    Command,
     Fetch,
     FetchAny,
-    Intent,
     ListQueues,
     ReadEvents,
     ReadHistory,
@@ -32,62 +28,19 @@ from moxy.core.commands import (
     Tick,
 )
 from moxy.core.errors import BACKEND, IOERR, Refused
-from moxy.core.events import (
-    Acked,
-    AnyEvent,
-    Enqueued,
-    Expired,
-    Failed,
-    Matured,
-    QueueResumed,
-    Redriven,
-    ReleaseCause,
-    Released,
-    Requeued,
-)
+from moxy.core.events import Acked, AnyEvent, Expired, Failed, ReleaseCause, Released
 from moxy.core.ids import split_lease_id
-from moxy.core.ordered import EMPTY, Key
+from moxy.core.order import Key, Order
 from moxy.core.policy import COUNT_MAX
+from moxy.core.readiness import makes_ready
+from moxy.requests import Client, Request, Turn, Waiter
 
 _QUIET_MS: Final = 100
 """How long due work and releases rest after a turn that the log refused."""
 
-
-class Client(Protocol):
-    """Whoever sent a request. `closed`: nobody is there to read an answer any more."""
-
-    closed: bool
-
-
-@final
-class Request:
-    """One intent of one client, and its outcome once it has one. Without a client it is the service's own."""
-
-    __slots__ = ("client", "intent", "outcome")
-
-    def __init__(self, client: Client | None, intent: Intent) -> None:
-        self.client: Final = client
-        self.intent: Final = intent
-        self.outcome: Outcome | None = None
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """What a turn came to: the requests that have their outcome now, and the events that made it so, committed."""
-
-    answered: list[Request]
-    events: list[AnyEvent]
-
-
-@final
-class _Waiter:
-    """A blocked fetch, or a blocked reader of events. `key` orders time-outs; None waits for ever."""
-
-    __slots__ = ("intent", "key", "request")
-
-    def __init__(self, request: Request, intent: FetchAny | ReadEvents, key: Key | None) -> None:
-        self.request: Final = request
-        self.intent: Final = intent
-        self.key: Final = key
+# In the way of every command a tuple of classes: isinstance takes several times as long over a union.
+_FETCHES: Final = (Fetch, FetchAny)
+_END_LEASES: Final = (Acked, Expired, Failed, Released)
 
 
 @final
@@ -101,11 +54,11 @@ class Service:
         self._answered: list[Request] = []
         self._events: list[AnyEvent] = []
         # Waiters in order of arrival (dicts keep it), per queue and per client; time-outs in order of time.
-        self._waiting: dict[str, dict[int, _Waiter]] = {}
-        self._reading: dict[str, dict[int, _Waiter]] = {}
+        self._waiting: dict[str, dict[int, Waiter]] = {}
+        self._reading: dict[str, dict[int, Waiter]] = {}
         self._blocked: dict[Client, int] = {}
-        self._waiters: dict[int, _Waiter] = {}
-        self._timeouts = EMPTY
+        self._waiters: dict[int, Waiter] = {}
+        self._timeouts: Final[Order[Key]] = Order()
         self._arrivals = 0
         self._newcomers: list[int] = []
         self._woken: dict[str, None] = {}
@@ -134,6 +87,10 @@ class Service:
         """Take a request into the next turn."""
         self._inbox.append(request)
 
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Take requests into the next turn, in their order."""
+        self._inbox += requests
+
     def disconnected(self, client: Client) -> None:
         """A client is gone (`client.closed` is set): drop its waiter, and release its bound leases in the next turn."""
         arrival = self._blocked.get(client)
@@ -151,14 +108,13 @@ class Service:
 
     def next_wake_ms(self) -> int | None:
         """When the next turn is due although nothing may have arrived; None: not before something arrives."""
-        timeout = self._timeouts.first()
-        times_ms = [] if timeout is None else [timeout[0]]
         due_ms = self._backend.next_due_ms()
-        if due_ms is not None:
-            times_ms.append(max(due_ms, self._quiet_until_ms))
-        if self._retries:
-            times_ms.append(self._quiet_until_ms)
-        return min(times_ms, default=None)
+        wake_ms = None if due_ms is None else max(due_ms, self._quiet_until_ms)
+        if self._retries and (wake_ms is None or wake_ms > self._quiet_until_ms):
+            wake_ms = self._quiet_until_ms
+        if self._waiters and (timeout := self._timeouts.first()) and (wake_ms is None or wake_ms > timeout[0]):
+            wake_ms = timeout[0]
+        return wake_ms
 
     async def turn(self) -> Turn:
         """Work off what arrived and what is due, commit, and give the answers.
@@ -171,14 +127,16 @@ class Service:
             batch, self._retries = [*self._retries, *batch], []
         news = await self._hear_news()
         await self._work_off(batch)
-        await self._read_on()
+        if self._slow:
+            await self._read_on()
         await self._expire()
         self._time_out()
         try:
             await self._backend.commit()
         except CommitRefused as refusal:
             self._refuse(batch, str(refusal))
-        await self._feed(news)
+        if self._reading:
+            await self._feed(news)
         self._hand_over(self._answered)
         self._let_go(self._events)
         self._backend.watch(self._waiting, self._reading)
@@ -193,35 +151,53 @@ class Service:
         request can take it.
         """
         run: list[Request] = []
+        commands: list[AnyCommand] = []
+        may_wait: set[str] = set()
         for request in batch:
             intent = request.intent
-            if isinstance(intent, Bulk):
-                await self._execute(run)
-                run = []
-                await self._execute_bulk(request, intent)
+            command = _single(intent) if type(intent) is FetchAny else intent
+            if isinstance(command, Bulk):
+                await self._execute(run, commands)
+                run, commands = [], []
+                await self._execute_bulk(request, command)
                 continue
-            if isinstance(intent, Fetch):
+            queue = command.queue
+            if isinstance(command, Fetch):
                 if request.client is not None and request.client.closed:
                     continue
-                if intent.queue in self._waiting:
-                    await self._execute(run)
-                    run = []
-                    await self._let_waiters_first((intent.queue,))
+                if queue in self._waiting or queue in may_wait:
+                    await self._execute(run, commands)
+                    run, commands, may_wait = [], [], set()
+                    await self._let_waiters_first((queue,))
+                if isinstance(intent, FetchAny) and intent.block_ms != UNSET:
+                    may_wait.add(queue)
             run.append(request)
-            if intent.queue in self._waiting:
-                await self._execute(run)
-                run = []
-        await self._execute(run)
+            commands.append(command)
+            if self._waiting and queue in self._waiting:
+                await self._execute(run, commands)
+                run, commands = [], []
+        await self._execute(run, commands)
 
-    async def _execute(self, run: list[Request]) -> None:
+    async def _execute(self, run: list[Request], commands: list[AnyCommand]) -> None:
+        """Have the backend carry out the commands, which are those of the requests."""
         if not run:
             return
-        commands = [request.intent for request in run if isinstance(request.intent, AnyCommand)]
-        for request, outcome in zip(run, await self._backend.execute(commands), strict=True):
-            self._answer(request, outcome)
-            if isinstance(outcome, Done):
-                self._hear(outcome.events)
-        await self._serve_woken()
+        answered, events = self._answered, self._events
+        outcomes = await self._backend.execute(commands)
+        for request, outcome in zip(run, outcomes, strict=True):
+            if type(request.intent) is FetchAny:
+                self._answer_fetch(request, request.intent, outcome)
+            elif request.client is None:
+                self._answer(request, outcome)
+            else:
+                request.outcome = outcome
+                answered.append(request)
+            if isinstance(outcome, Done) and outcome.events:
+                events += outcome.events
+                if self._waiting:
+                    self._wake(outcome.events)
+        if self._woken:
+            await self._serve_woken()
 
     async def _execute_bulk(self, request: Request, intent: Bulk) -> None:
         if isinstance(intent, FetchAny):
@@ -229,12 +205,7 @@ class Service:
                 return
             await self._let_waiters_first(intent.queues)
             deliveries = await self._fetch(intent)
-            if isinstance(deliveries, Refused):
-                self._answer(request, deliveries)
-            elif deliveries or intent.block_ms == UNSET:
-                self._answer(request, Done(deliveries or None))
-            else:
-                self._wait(request, intent)
+            self._answer_fetch(request, intent, deliveries if isinstance(deliveries, Refused) else Done(deliveries))
         elif isinstance(intent, AckMany):
             self._answer(request, Done(await self._ack_each(intent)))
         elif isinstance(intent, ReadHistory):
@@ -246,6 +217,15 @@ class Service:
             names = await self._backend.names(intent)
             self._answer(request, names if isinstance(names, Refused) else Done(names))
         await self._serve_woken()
+
+    def _answer_fetch(self, request: Request, fetch: FetchAny, outcome: Outcome) -> None:
+        """With what was found, or with nothing; or let it wait."""
+        if isinstance(outcome, Refused) or outcome.answer:
+            self._answer(request, outcome)
+        elif fetch.block_ms == UNSET:
+            self._answer(request, Done(None))
+        else:
+            self._wait(request, fetch)
 
     async def _fetch(self, fetch: FetchAny) -> list[Delivery] | Refused:
         """Fill the count over the queues, in their order."""
@@ -265,14 +245,10 @@ class Service:
 
     async def _ack_each(self, many: AckMany) -> Answer:
         """Each on its own, but all in one go of the backend."""
-        acks: list[Command] = [ack for ack in many.acks if isinstance(ack, Ack)]
-        outcomes = iter(await self._backend.execute(acks))
+        outcomes = iter(await self._backend.execute([ack for ack in many.acks if isinstance(ack, Ack)]))
         results: list[AckResult] = []
         for ack in many.acks:
-            if not isinstance(ack, Ack):
-                results.append(AckResult(*ack))
-                continue
-            outcome = next(outcomes)
+            outcome = next(outcomes) if isinstance(ack, Ack) else Refused(*ack)
             if isinstance(outcome, Refused):
                 results.append(AckResult(outcome.code, outcome.text))
             else:
@@ -295,9 +271,7 @@ class Service:
     async def _hear_news(self) -> list[str]:
         """What others did to the queues of a shared backend: their waiters look again, their readers read on."""
         news = list(self._backend.news())
-        for queue in news:
-            if queue in self._waiting:
-                self._woken[queue] = None
+        self._woken.update((queue, None) for queue in news if queue in self._waiting)
         if self._woken:
             await self._serve_woken()
         return news
@@ -312,13 +286,18 @@ class Service:
             self._take_read(request, slow if outcome is None else outcome)
 
     async def _expire(self) -> None:
-        due_ms, now_ms = self._backend.next_due_ms(), self._clock.now_ms()
-        if due_ms is not None and due_ms <= now_ms and now_ms >= self._quiet_until_ms:
+        due_ms = self._backend.next_due_ms()
+        if due_ms is None:
+            return
+        now_ms = self._clock.now_ms()
+        if due_ms <= now_ms and now_ms >= self._quiet_until_ms:
             self._hear(await self._backend.expire())
             await self._serve_woken()
 
     def _time_out(self) -> None:
         """Answer the waiters whose time is up, after everything that could still serve them."""
+        if not self._waiters:
+            return
         now_ms = self._clock.now_ms()
         while (key := self._timeouts.first()) and key[0] <= now_ms:
             waiter = self._forget_waiter(key[2])
@@ -342,8 +321,6 @@ class Service:
 
     async def _feed(self, news: list[str]) -> None:
         """After the commit: let the blocked readers of events have what is new."""
-        if not self._reading:
-            return
         changed = dict.fromkeys([*news, *(event.queue for event in self._events)])
         for queue in [queue for queue in changed if queue in self._reading]:
             for arrival, waiter in list(self._reading[queue].items()):
@@ -357,13 +334,16 @@ class Service:
     def _hand_over(self, answered: Sequence[Request]) -> None:
         """After the commit: note who holds bound leases, and take back what nobody is there to receive."""
         for request in answered:
+            intent = request.intent
+            if not isinstance(intent, _FETCHES):
+                continue
             client, outcome = request.client, request.outcome
-            if client is None or not isinstance(outcome, Done) or not isinstance(request.intent, Fetch | FetchAny):
+            if client is None or not isinstance(outcome, Done) or not (intent.bound or client.closed):
                 continue
             leases = [delivery.lease_id for delivery in deliveries_of(outcome.answer) if delivery.lease_id]
             if client.closed:
                 self.undelivered(leases)
-            elif request.intent.bound:
+            else:
                 for lease_id in leases:
                     self._bound[lease_id] = client
                     self._holds.setdefault(client, {})[lease_id] = None
@@ -373,7 +353,7 @@ class Service:
         if not self._bound:
             return
         for event in events:
-            if isinstance(event, Acked | Expired | Failed | Released):
+            if isinstance(event, _END_LEASES):
                 client = self._bound.pop(event.lease_id, None)
                 if client is not None and client in self._holds:
                     self._holds[client].pop(event.lease_id, None)
@@ -387,7 +367,7 @@ class Service:
         self._arrivals += 1
         arrival = self._arrivals
         key = (self._clock.now_ms() + intent.block_ms, 0, arrival) if intent.block_ms else None
-        waiter = _Waiter(request, intent, key)
+        waiter = Waiter(request, intent, key)
         self._waiters[arrival] = waiter
         self._newcomers.append(arrival)
         self._blocked[request.client] = arrival
@@ -395,9 +375,9 @@ class Service:
         for queue in queues:
             lines.setdefault(queue, {})[arrival] = waiter
         if key is not None:
-            self._timeouts = self._timeouts.add(key)
+            self._timeouts.add(key)
 
-    def _forget_waiter(self, arrival: int) -> _Waiter:
+    def _forget_waiter(self, arrival: int) -> Waiter:
         waiter = self._waiters.pop(arrival)
         lines, queues = self._lines_of(waiter.intent)
         for queue in queues:
@@ -406,12 +386,12 @@ class Service:
             if not line:
                 del lines[queue]
         if waiter.key is not None:
-            self._timeouts = self._timeouts.remove(waiter.key)
+            self._timeouts.remove(waiter.key)
         assert waiter.request.client is not None
         del self._blocked[waiter.request.client]
         return waiter
 
-    def _lines_of(self, intent: FetchAny | ReadEvents) -> tuple[dict[str, dict[int, _Waiter]], tuple[str, ...]]:
+    def _lines_of(self, intent: FetchAny | ReadEvents) -> tuple[dict[str, dict[int, Waiter]], tuple[str, ...]]:
         """The lines that such a waiter stands in, and in which of them."""
         return (self._waiting, intent.queues) if isinstance(intent, FetchAny) else (self._reading, (intent.queue,))
 
@@ -481,9 +461,12 @@ class Service:
         """Take note of what happened: for the turn, and for the waiters of queues where something became ready."""
         self._events.extend(events)
         if self._waiting:
-            for event in events:
-                if event.queue in self._waiting and _makes_ready(event):
-                    self._woken[event.queue] = None
+            self._wake(events)
+
+    def _wake(self, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            if event.queue in self._waiting and makes_ready(event):
+                self._woken[event.queue] = None
 
     # Small change
 
@@ -502,12 +485,12 @@ class Service:
             self.submit(Request(None, Release(queue, lease_id, number, token, cause)))
 
 
+def _single(fetch: FetchAny) -> FetchAny | Fetch:
+    """A fetch over one queue as a command of that queue, which can go together with others."""
+    if len(fetch.queues) > 1:
+        return fetch
+    return Fetch(fetch.queues[0], fetch.lease_ms, fetch.count, fetch.worker, fetch.bound)
+
+
 def _has_events(outcome: Done) -> bool:
     return isinstance(outcome.answer, Past) and bool(outcome.answer.events)
-
-
-def _makes_ready(event: AnyEvent) -> bool:
-    """Whether a FETCH that found nothing before the event may find something after it."""
-    if isinstance(event, Enqueued | Requeued):
-        return event.due_ms == 0
-    return isinstance(event, Matured | Released | Redriven | QueueResumed)

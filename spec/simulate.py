@@ -191,6 +191,8 @@ class World:
         self.crashes = self.events = 0
         self.faulty = True
         self.durability: Any = self.rng.choice(("always", "always", "everysec", "no"))
+        self.sync_here_events_max = self.rng.choice((0, 0, 2))
+        """Mostly in a thread, where a crash can come between a write and its sync."""
         self.lossy = self.durability != "always"
         loop.executor_delay_s = self._delay_s
 
@@ -216,7 +218,9 @@ class World:
         for state in recovered.states.values():
             self._check(invariants.broken(state))
         self.memory = MemoryBackend(clock, Ids(self.rng), None, recovered.states)
-        backend = DurableBackend(self.memory, journal, clock, self.durability, 400, None, None, self._say)
+        backend = DurableBackend(
+            self.memory, journal, clock, self.durability, 400, None, None, self._say, self.sync_here_events_max
+        )
         self.server = Server(backend, clock, self._say, [self._heard])
         self.states = dict(recovered.states)
         bound = [
@@ -400,6 +404,8 @@ class World:
 
     def _drained(self) -> bool:
         assert self.memory is not None
+        if self.memory.uncommitted:
+            return False  # a turn is still on its way to the disk
         states = [self.memory.state_of(queue) for queue in QUEUES]
         return not any(len(s.ready) + len(s.scheduled) + len(s.processing) for s in states)
 

@@ -17,6 +17,7 @@ WAIT_S = 30
 FLAGS = (
     *("--addr", "--backend", "--redis-addr", "--data-dir", "--durability", "--max-attempts", "--requirepass"),
     *("--max-clients", "--log-level", "--log-format", "--snapshot-every", "--retain-bytes", "--retain-hours"),
+    *("--event-loop", "--busy-poll-us"),
 )
 
 
@@ -70,6 +71,9 @@ WRONG: dict[str, tuple[str, ...]] = {
     "attempts below zero": ("serve", "--max-attempts", "-1"),
     "attempts that are no number": ("serve", "--max-attempts", "many"),
     "no clients": ("serve", "--max-clients", "0"),
+    "an unknown loop": ("serve", "--event-loop", "libuv"),
+    "to poll for a minute": ("serve", "--busy-poll-us", "60000000"),
+    "to poll without an epoll": ("serve", "--busy-poll-us", "50", "--event-loop", "asyncio"),
     "an unknown level": ("serve", "--log-level", "loud"),
     "an unknown format": ("serve", "--log-format", "xml"),
     "an argument too many": ("serve", "now"),

@@ -19,6 +19,11 @@ from typing import Any
 
 import pytest
 
+from moxy.core.reducer import apply
+from moxy.core.state import QueueState
+from moxy.journal.disk import OsDisk
+from moxy.journal.frames import HEAD_BYTES
+from moxy.journal.journal import Journal
 from tests.logs import LAST, PAYLOADS, T0, Author, author, run, seqs, write
 from tests.server.launch import MOXY, clean_environment, contents, serve
 from tests.server.support import Client
@@ -210,6 +215,106 @@ def test_the_tools_read_a_live_directory_and_change_nothing(directory: Path) -> 
         assert server.stop() == 0
 
 
+# A live directory whose oldest segments go while they are read
+
+
+@pytest.fixture
+def shrinking(story: Author, tmp_path: Path) -> Path:
+    """A log of several segments that has two snapshots, so that its first segment may go."""
+    directory = tmp_path / "data"
+    journal, recovered = Journal.open(OsDisk(str(directory)), 7, T0, segment_bytes=1024)
+    states = dict(recovered.states)
+    for number, batch in enumerate(story.batches):
+        journal.append(batch)
+        journal.flush()
+        for event in batch:
+            states[event.queue] = apply(states.get(event.queue) or QueueState(event.queue), event)
+        if number in (8, 12):
+            journal.write_snapshot(dict(states), journal.mark(), T0)
+    journal.close()
+    return directory
+
+
+def drop_when_read(patch: pytest.MonkeyPatch, times: int) -> None:
+    """The next `times` reads of the oldest segment that is not the last find that it is just gone."""
+    read = OsDisk.read
+    dropped: set[str] = set()
+
+    def racing(disk: OsDisk, name: str, at_bytes: int = 0, length_bytes: int = -1) -> bytes:
+        logs = sorted(name for name in disk.names() if name.endswith(".log"))
+        if name == logs[0] and len(logs) > 1 and len(dropped) < times and length_bytes != HEAD_BYTES:
+            dropped.add(name)
+            disk.remove(name)
+        return read(disk, name, at_bytes, length_bytes)
+
+    patch.setattr(OsDisk, "read", racing)
+
+
+def test_events_go_on_from_the_new_horizon_and_say_what_they_missed(
+    shrinking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = int(sorted(shrinking.glob("*.log"))[1].stem)
+    drop_when_read(monkeypatch, 1)
+    ran = run("events", shrinking)
+    assert (ran.code, ran.err) == (0, "")
+    assert [json.loads(line)["log_sequence"] for line in ran.lines] == list(range(second, LAST + 1))
+
+
+def test_events_that_are_dropped_in_the_midst_are_told_on_stderr(
+    shrinking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second, third, *_ = (int(path.stem) for path in sorted(shrinking.glob("*.log")))
+    read = OsDisk.read
+
+    def racing(disk: OsDisk, name: str, at_bytes: int = 0, length_bytes: int = -1) -> bytes:
+        if name == f"{second:020d}.log" and name in disk.names():
+            disk.remove(f"{1:020d}.log")
+            disk.remove(name)
+        return read(disk, name, at_bytes, length_bytes)
+
+    monkeypatch.setattr(OsDisk, "read", racing)
+    ran = run("events", shrinking)
+    assert ran.err == f"events {second} to {third - 1} of the log were dropped before they could be read\n"
+    told = [json.loads(line)["log_sequence"] for line in ran.lines]
+    assert told == [*range(1, second), *range(third, LAST + 1)]
+
+
+@pytest.mark.parametrize(
+    "words", [("replay",), ("replay", "--diff", 18, 20), ("whatif", "--queue", "jobs", "--lease-ms", 5)]
+)
+def test_a_fold_begins_again_where_the_log_begins_now(
+    shrinking: Path, words: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    later = Path(shutil.copytree(shrinking, tmp_path / "later"))
+    min(later.glob("*.log")).unlink()
+    drop_when_read(monkeypatch, 1)
+    ran = run(words[0], shrinking, *words[1:])
+    assert not (shrinking / f"{1:020d}.log").exists()
+    monkeypatch.undo()
+    assert (ran.code, ran.err) == (0, "")
+    assert ran == run(words[0], later, *words[1:])
+
+
+def test_verify_begins_again_where_the_log_begins_now(shrinking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop_when_read(monkeypatch, 1)
+    ran = run("verify", shrinking)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.lines[0].startswith("note: the log begins with sequence")
+
+
+@pytest.mark.parametrize("words", [("replay", "--step"), ("replay",), ("verify",), ("why", "jobs", "slow")], ids=str)
+def test_a_log_that_shrinks_faster_than_it_is_read_is_one_sentence(
+    shrinking: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(disk: OsDisk, name: str, at_bytes: int = 0, length_bytes: int = -1) -> bytes:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(OsDisk, "read", gone)
+    ran = run(words[0], shrinking, *words[1:])
+    assert ran.code == 6
+    assert re.fullmatch(r"moxy: [^\n]+ its server drops the oldest segments while they are read[^\n]+\n", ran.err)
+
+
 # why
 
 
@@ -242,7 +347,12 @@ def test_a_sound_log_is_verified(log: Path) -> None:
     assert ran.code == 0
     assert re.match(rf"last sequence {LAST}, digest [0-9a-f]{{64}}; {LAST} events in 17 records", ran.lines[0])
     assert ran.lines[1].startswith("sound: ")
+    assert "at every one of 17 steps in the tasks that it touched" in ran.lines[1]
+    assert "in all tasks of a queue 2 times: at the end" in ran.lines[1]
     assert run("verify", log).out == ran.out
+    close = run("verify", log, "--every-step")
+    assert (close.code, close.lines[0]) == (0, ran.lines[0])
+    assert "in all tasks of a queue 19 times: at every step, at every snapshot, at the end" in close.lines[1]
 
 
 def flip(directory: Path, share: float = 0.5) -> None:

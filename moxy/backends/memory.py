@@ -14,12 +14,15 @@ from moxy.backends.base import Clock, Done, IdSource, Outcome
 from moxy.backends.recent import Recent
 from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, Info, ListQueues, ReadEvents, ReadHistory, Tick
-from moxy.core.decider import Decision, decide
+from moxy.core.decider import decide
+from moxy.core.decision import Decision
 from moxy.core.errors import ERR, NOTASK, Refused
 from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.globs import matches
+from moxy.core.heart import NEVER_MS
 from moxy.core.policy import Policy
-from moxy.core.state import QueueState, Totals
+from moxy.core.state import QueueState
+from moxy.core.tasks import Image, Totals
 
 _DUE_SLACK: Final = 64
 """Entries of the order of due times that may be out of date before it is made anew."""
@@ -51,7 +54,7 @@ class MemoryBackend:
         self._due_order: list[tuple[int, str]] = []
         for queue, state in (states or {}).items():
             self._totals_at_start[queue] = state.totals
-            self._set(state)
+            self._set(queue, state)
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         now_ms = self._clock.now_ms()
@@ -68,11 +71,15 @@ class MemoryBackend:
                 del self._due_ms[queue]
                 late.append(queue)
         for queue in late:
-            if queue not in self._queues:
+            state = self._queues.get(queue)
+            if state is None:
                 continue  # its first turn was taken back
-            decision = decide(self._queues[queue], Tick(queue), now_ms, self._ids.seed())
-            self._keep(decision)
-            events.extend(decision.events)
+            decision = decide(state, Tick(queue), now_ms, self._ids.seed())
+            if decision.events:
+                self._keep(queue, state, decision)
+                events += decision.events
+            else:
+                self._set(queue, state)
         return events
 
     async def names(self, query: ListQueues) -> Names:
@@ -116,7 +123,7 @@ class MemoryBackend:
             if state is None:
                 del self._queues[queue]
             else:
-                self._set(state)
+                self._set(queue, state)
         self.uncommitted = []
         self._before.clear()
 
@@ -136,8 +143,17 @@ class MemoryBackend:
         return {"backend": "memory", "durability": "none", "queues": len(self._queues)}
 
     def states(self) -> dict[str, QueueState]:
-        """All queues as they are now: values that stay valid, whatever happens next."""
+        """All queues as they are now: values that stay valid. For this thread, and not to keep: see core/state."""
         return dict(self._queues)
+
+    def freeze(self) -> list[Image]:
+        """All queues as they are now, for a thread to read while they go on. `thaw` when it has."""
+        return [state.frozen() for state in self._queues.values()]
+
+    def thaw(self) -> None:
+        """The frozen images are not needed any more."""
+        for state in self._queues.values():
+            state.thaw()
 
     def state_of(self, queue: str) -> QueueState:
         """The queue as it is; one that does not exist yet is an empty one with the policy it would be born with."""
@@ -145,38 +161,35 @@ class MemoryBackend:
         return QueueState(queue, self._policy) if state is None else state
 
     def _execute_one(self, command: AnyCommand, now_ms: int) -> Outcome:
-        state = self.state_of(command.queue)
+        queue = command.queue
+        state = self._queues.get(queue)
         try:
-            decision = decide(state, command, now_ms, self._ids.seed())
+            decision = decide(state or QueueState(queue, self._policy), command, now_ms, self._ids.seed())
         except Refused as refused:
             return refused
-        if decision.events:
-            self._keep(decision)
-        elif isinstance(command, Info) and isinstance(decision.answer, dict):
-            before = asdict(self._totals_at_start.get(command.queue, Totals()))
-            since = {f"since_start_{k}": n - before[k] for k, n in asdict(state.totals).items()}
+        events = decision.events
+        if events:
+            self._keep(queue, state, decision)
+        elif type(command) is Info and isinstance(decision.answer, dict):
+            before = asdict(self._totals_at_start.get(queue, Totals()))
+            since = {f"since_start_{k}": n - before[k] for k, n in asdict(decision.state.totals).items()}
             return Done({**decision.answer, **since})
-        return Done(decision.answer, decision.events)
+        return Done(decision.answer, events)
 
-    def _keep(self, decision: Decision) -> None:
-        """Take a decision into the turn."""
-        if decision.events:
-            queue = decision.state.name
-            if queue not in self._before:
-                self._before[queue] = self._queues.get(queue)
-            self.uncommitted.extend(decision.events)
-        self._set(decision.state)
+    def _keep(self, queue: str, before: QueueState | None, decision: Decision) -> None:
+        """Take a decision that changes the queue into the turn."""
+        if queue not in self._before:
+            self._before[queue] = before
+        self.uncommitted += decision.events
+        self._set(queue, decision.state)
 
-    def _set(self, state: QueueState) -> None:
+    def _set(self, queue: str, state: QueueState) -> None:
         """The queue is now in that state; note when it next needs time, if that is sooner than known."""
-        queue = state.name
         self._queues[queue] = state
-        due_ms = state.next_due_ms()
-        if due_ms is not None:
-            known_ms = self._due_ms.get(queue)
-            if known_ms is None or due_ms < known_ms:
-                self._due_ms[queue] = due_ms
-                heapq.heappush(self._due_order, (due_ms, queue))
-                if len(self._due_order) > 2 * len(self._due_ms) + _DUE_SLACK:
-                    self._due_order = [(ms, name) for name, ms in self._due_ms.items()]
-                    heapq.heapify(self._due_order)
+        due_ms = state.soonest_ms
+        if due_ms < self._due_ms.get(queue, NEVER_MS):
+            self._due_ms[queue] = due_ms
+            heapq.heappush(self._due_order, (due_ms, queue))
+            if len(self._due_order) > 2 * len(self._due_ms) + _DUE_SLACK:
+                self._due_order = [(ms, name) for name, ms in self._due_ms.items()]
+                heapq.heapify(self._due_order)

@@ -42,10 +42,10 @@ def _class(pattern: str, p: int, char: str) -> tuple[bool, int]:
     p += negated
     found = False
     while p < len(pattern) and pattern[p] != "]":
-        if pattern[p] == "\\" and p + 1 < len(pattern):
-            p += 1
+        escaped = pattern[p] == "\\" and p + 1 < len(pattern)
+        p += escaped
         low = high = pattern[p]
-        if p + 2 < len(pattern) and pattern[p + 1] == "-":
+        if not escaped and p + 2 < len(pattern) and pattern[p + 1] == "-":
             low, high = sorted((low, pattern[p + 2]))
             p += 2
         found = found or low <= char <= high

@@ -23,12 +23,12 @@ def nonce(seed: int, draw: int) -> int:
 
 def task_id(number: int, nonce: int) -> str:
     """An automatic task id: `NUMBER-NONCE`."""
-    return f"{number}-{nonce:016x}"
+    return f"{number}-{nonce.to_bytes(8).hex()}"
 
 
 def lease_id(queue: str, number: int, token: int, nonce: int) -> str:
     """`QUEUE:NUMBER:TOKEN:NONCE`: finds queue and task without a search, and never matches after a data loss."""
-    return f"{queue}:{number}:{token}:{nonce:016x}"
+    return f"{queue}:{number}:{token}:{nonce.to_bytes(8).hex()}"
 
 
 def split_lease_id(lease_id: str) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 Lives here: what must be true of a state, and of one step from a state to the next. Must not: be needed by the
 product to run; tests, `spec/` and `moxy verify` call it. Linear in the number of tasks, on purpose: it recounts.
+`vicinity` checks the same of what one step touched, for whoever has many steps to check.
 
 I4, I10, I11 and I13 are about more than one queue state (refusals, logs, disks): they are checked where those live.
 """
@@ -27,9 +28,11 @@ from moxy.core.events import (
     Requeued,
     TaskEvent,
 )
+from moxy.core.heart import place_of, ttl_place_of
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
-from moxy.core.ordered import Key
-from moxy.core.state import QueueState, Task, Totals, place_of, ttl_place_of
+from moxy.core.order import Key
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task, Totals
 from moxy.core.views import max_attempts
 
 Check = Callable[[QueueState], str | None]
@@ -54,9 +57,13 @@ def conservation(s: QueueState) -> str | None:
 
 def one_lease(s: QueueState) -> str | None:
     """I2: at most one live lease per task, and one exactly while processing."""
-    for task in s.tasks.values():
-        if (task.lease is not None) != (task.state == PROCESSING):
-            return f"I2: task {task.task_id!r} is {task.state} and its lease is {task.lease}"
+    return next((sentence for task in s.tasks.values() if (sentence := odd_lease(task))), None)
+
+
+def odd_lease(task: Task) -> str | None:
+    """I2, of one task."""
+    if (task.lease is not None) != (task.state == PROCESSING):
+        return f"I2: task {task.task_id!r} is {task.state} and its lease is {task.lease}"
     return None
 
 
@@ -86,11 +93,15 @@ def orders(s: QueueState) -> str | None:
 
 def reasons(s: QueueState) -> str | None:
     """I9: a dead task has one of three causes, and a reason."""
-    for task in s.tasks.values():
-        if (task.death is not None) != (task.state == DEAD):
-            return f"I9: task {task.task_id!r} is {task.state} and its death is {task.death}"
-        if task.death and (task.death.cause not in ("attempts", "fatal", "ttl") or not task.death.reason):
-            return f"I9: task {task.task_id!r} died of {task.death}"
+    return next((sentence for task in s.tasks.values() if (sentence := odd_death(task))), None)
+
+
+def odd_death(task: Task) -> str | None:
+    """I9, of one task."""
+    if (task.death is not None) != (task.state == DEAD):
+        return f"I9: task {task.task_id!r} is {task.state} and its death is {task.death}"
+    if task.death and (task.death.cause not in ("attempts", "fatal", "ttl") or not task.death.reason):
+        return f"I9: task {task.task_id!r} died of {task.death}"
     return None
 
 
@@ -185,16 +196,19 @@ def counters(before: QueueState, events: Sequence[AnyEvent], after: QueueState) 
 
 def told_attempts(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
     """I8: the attempts that an event tells are those that the reducer counts."""
-    counts = {number: task.tally.attempts for number, task in before.tasks.items()}
+    counts: dict[int, int] = {}
     for event in events:
+        if not isinstance(event, TaskEvent):
+            continue
+        if event.number not in counts:
+            task = before.tasks.get(event.number)
+            counts[event.number] = task.tally.attempts if task else 0
         if isinstance(event, Redriven):
             counts[event.number] = 0
-        if isinstance(event, TaskEvent) and _charges(event):
-            counts[event.number] = counts.get(event.number, 0) + 1
-        if not isinstance(event, Expired | Failed | Released | DeadLettered):
-            continue
-        if event.attempts != counts.get(event.number, 0):
-            return f"I8: {event!r}, but {counts.get(event.number, 0)} attempts are used up"
+        if _charges(event):
+            counts[event.number] += 1
+        if isinstance(event, Expired | Failed | Released | DeadLettered) and event.attempts != counts[event.number]:
+            return f"I8: {event!r}, but {counts[event.number]} attempts are used up"
     return None
 
 
@@ -211,8 +225,9 @@ def buried_for_a_reason(before: QueueState, events: Sequence[AnyEvent], after: Q
                 return f"I9: {event!r}, but its TTL runs until {task.expires_ms}"
             if event.cause == "attempts" and not (same and _charges(previous)):
                 return f"I9: {event!r} without a failed delivery"
-            if event.cause == "attempts" and task and not 0 < max_attempts(after, task) <= task.tally.attempts:
-                return f"I9: {event!r}, but {task.tally.attempts} of {max_attempts(after, task)} attempts are used up"
+            most = max_attempts(after.policy, task) if task else 0
+            if event.cause == "attempts" and task and not 0 < most <= task.tally.attempts:
+                return f"I9: {event!r}, but {task.tally.attempts} of {most} attempts are used up"
         previous = event
     return None
 

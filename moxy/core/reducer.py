@@ -1,383 +1,59 @@
-"""`apply(state, event) -> state`: the effect of every event, and nothing else.
+"""`apply(state, event) -> state`: from one version of a queue to the next, and folds over many events.
 
-Lives here: effects and guards. Must not: policy. What happened was decided elsewhere; here it is only carried out,
-or refused with IllegalEvent when it breaks the lifecycle table, a sequence or an identity.
-
-Every task event makes a new Task and hands it to `_keep`, the one place that moves a task between the orders.
+Lives here: versions and folds. Must not: what an event does (effects), policy (decider).
 """
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import final
 
-from msgspec.structs import replace
-
-from moxy.core.errors import IllegalEvent
-from moxy.core.events import (
-    Acked,
-    AnyEvent,
-    DeadLettered,
-    Deleted,
-    Enqueued,
-    Event,
-    Expired,
-    Extended,
-    Failed,
-    Leased,
-    LeaseEvent,
-    Matured,
-    Purged,
-    QueueConfigured,
-    QueuePaused,
-    QueueResumed,
-    Redriven,
-    Released,
-    Requeued,
-    TaskEvent,
-)
-from moxy.core.lifecycle import NEW, READY, SCHEDULED, TABLE
-from moxy.core.ordered import Ordered
-from moxy.core.state import (
-    NO_OPTIONS,
-    Death,
-    Lease,
-    Options,
-    QueueState,
-    Task,
-    Totals,
-    in_limbo,
-    place_of,
-    ttl_place_of,
-)
-
-_FORGET_PER_EVENT: Final = 4
-"""Lapsed ids dropped per event. Each event adds at most one (a purge aside), so the memory stays in step."""
+from moxy.core.effects import happen
+from moxy.core.events import AnyEvent
+from moxy.core.heart import Heart
+from moxy.core.state import DEFAULT_POLICY, QueueState
 
 
 def apply(state: QueueState, event: AnyEvent) -> QueueState:
     """The state after `event`. `state` stays valid. Raises IllegalEvent when the event cannot follow it."""
-    if event.seq != state.seq + 1:
-        raise IllegalEvent(f"I15: sequence {state.seq + 1} is next", event, f"queue {state.name!r}")
-    if event.at_ms < state.at_ms:
-        raise IllegalEvent(f"I15: time went back from {state.at_ms}", event, f"queue {state.name!r}")
-    if event.queue != state.name:
-        raise IllegalEvent("an event of another queue", event, f"queue {state.name!r}")
-    return _EFFECTS[type(event)](state, event)
+    heart = state.owned or state.heart()
+    at_ms, last_token = heart.at_ms, heart.last_token
+    before = happen(heart, event)
+    following = QueueState("", DEFAULT_POLICY, heart)
+    state.owned, state.towards = None, following
+    state.event, state.before, state.was_at_ms, state.was_token = event, before, at_ms, last_token
+    return following
 
 
 def replay(events: Iterable[AnyEvent], state: QueueState) -> QueueState:
-    """Fold events onto `state` (I10)."""
+    """Fold events onto `state` (I10), which stays valid."""
     for event in events:
         state = apply(state, event)
     return state
 
 
-def _enqueued(s: QueueState, e: Enqueued) -> QueueState:
-    state = _moved(NEW, "enqueue_later" if e.due_ms else "enqueue", e)
-    if e.number != s.next_number:
-        raise IllegalEvent(f"task number {s.next_number} is next", e, f"queue {s.name!r}")
-    if s.knows(e.task_id, e.at_ms):
-        raise IllegalEvent("I14: the id is known", e, f"queue {s.name!r}")
-    plain = e.max_attempts == -1 and not e.lease_ms and not e.dedup_ms
-    task = Task(
-        e.number,
-        e.task_id,
-        e.payload,
-        e.priority,
-        e.number,
-        e.at_ms,
-        e.at_ms,
-        state,
-        e.due_ms,
-        e.expires_ms,
-        options=NO_OPTIONS if plain else Options(e.max_attempts, e.lease_ms, e.dedup_ms),
-    )
-    return _keep(
-        _without_memory_of(s, e.task_id),
-        e,
-        None,
-        task,
-        replace(s.totals, enqueued=s.totals.enqueued + 1),
-        next_number=e.number + 1,
-    )
+@final
+class Folding:
+    """Many queues folded in place: no state exists until `states` hands them all over, and then the folding is over.
 
+    For a start, which folds millions of events and wants none of the states in between.
+    """
 
-def _matured(s: QueueState, e: Matured) -> QueueState:
-    old = _task(s, e)
-    new = replace(old, state=_moved(old.state, "mature", e), due_ms=0)
-    return _keep(s, e, old, new, replace(s.totals, matured=s.totals.matured + 1))
+    __slots__ = ("_hearts",)
 
+    def __init__(self, states: Mapping[str, QueueState]) -> None:
+        """From `states` on, which are used up: nobody can read them any more."""
+        self._hearts: dict[str, Heart] = {queue: state.give_up() for queue, state in states.items()}
 
-def _leased(s: QueueState, e: Leased) -> QueueState:
-    old = _task(s, e)
-    if e.token <= s.last_token:
-        raise IllegalEvent(f"I3: tokens go on above {s.last_token}", e, f"queue {s.name!r}")
-    tally = old.tally
-    new = replace(
-        old,
-        state=_moved(old.state, "lease", e),
-        token=e.token,
-        lease=Lease(e.lease_id, e.token, e.deadline_ms, e.at_ms, e.worker, e.bound),
-        tally=replace(tally, deliveries=tally.deliveries + 1),
-    )
-    return _keep(s, e, old, new, replace(s.totals, leased=s.totals.leased + 1), last_token=e.token)
+    def fold(self, events: Iterable[AnyEvent]) -> None:
+        """Take events in. Raises IllegalEvent."""
+        hearts = self._hearts
+        for event in events:
+            queue = event.queue
+            heart = hearts.get(queue)
+            if heart is None:
+                heart = hearts[queue] = Heart(queue, DEFAULT_POLICY)
+            happen(heart, event)
 
-
-def _extended(s: QueueState, e: Extended) -> QueueState:
-    old, lease = _held(s, e)
-    new = replace(old, state=_moved(old.state, "extend", e), lease=replace(lease, deadline_ms=e.deadline_ms))
-    return _keep(s, e, old, new, replace(s.totals, extended=s.totals.extended + 1))
-
-
-def _acked(s: QueueState, e: Acked) -> QueueState:
-    old, _ = _held(s, e)
-    _moved(old.state, "ack", e)
-    return _keep(s, e, old, None, replace(s.totals, acked=s.totals.acked + 1))
-
-
-def _expired(s: QueueState, e: Expired) -> QueueState:
-    old, lease = _held(s, e)
-    if e.at_ms < lease.deadline_ms:
-        raise IllegalEvent(f"I6: the deadline is {lease.deadline_ms}", e, f"task {old.task_id!r}")
-    t = old.tally
-    tally = replace(t, attempts=t.attempts + 1, expiries=t.expiries + 1, ended="expired", reason="")
-    new = replace(old, state=_moved(old.state, "expire", e), lease=None, tally=tally)
-    return _keep(s, e, old, new, replace(s.totals, expired=s.totals.expired + 1))
-
-
-def _failed(s: QueueState, e: Failed) -> QueueState:
-    old, _ = _held(s, e)
-    t = old.tally
-    tally = replace(
-        t,
-        attempts=t.attempts + 1,
-        failures=t.failures + 1,
-        ended="failed",
-        reason=e.reason,
-        last_reason=e.reason or t.last_reason,
-    )
-    new = replace(old, state=_moved(old.state, "fail", e), lease=None, tally=tally)
-    return _keep(s, e, old, new, replace(s.totals, failed=s.totals.failed + 1))
-
-
-def _released(s: QueueState, e: Released) -> QueueState:
-    old, _ = _held(s, e)
-    t = old.tally
-    if e.cause == "disconnect":
-        tally = replace(t, attempts=t.attempts + 1, disconnects=t.disconnects + 1, ended="disconnected", reason="")
-    else:
-        tally = replace(t, releases=t.releases + 1, ended="released", reason="")
-    new = replace(old, state=_moved(old.state, "release", e), lease=None, tally=tally)
-    return _keep(s, e, old, new, replace(s.totals, released=s.totals.released + 1))
-
-
-def _requeued(s: QueueState, e: Requeued) -> QueueState:
-    old = _task(s, e)
-    new = replace(old, state=_moved(old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms)
-    return _keep(s, e, old, new, replace(s.totals, requeued=s.totals.requeued + 1))
-
-
-def _dead_lettered(s: QueueState, e: DeadLettered) -> QueueState:
-    old = _task(s, e)
-    if not e.reason:
-        raise IllegalEvent("I9: a dead letter has a reason", e, f"task {old.task_id!r}")
-    death = Death(e.cause, e.reason, e.at_ms, e.seq)
-    new = replace(old, state=_moved(old.state, "bury", e), due_ms=0, death=death)
-    return _keep(s, e, old, new, replace(s.totals, dead_lettered=s.totals.dead_lettered + 1))
-
-
-def _redriven(s: QueueState, e: Redriven) -> QueueState:
-    old = _task(s, e)
-    if e.place != s.next_number:
-        raise IllegalEvent(f"place {s.next_number} is next", e, f"queue {s.name!r}")
-    new = replace(
-        old,
-        state=_moved(old.state, "redrive", e),
-        place=e.place,
-        placed_ms=e.at_ms,
-        expires_ms=e.expires_ms,
-        death=None,
-        tally=replace(old.tally, attempts=0),
-    )
-    return _keep(s, e, old, new, replace(s.totals, redriven=s.totals.redriven + 1), next_number=e.place + 1)
-
-
-def _deleted(s: QueueState, e: Deleted) -> QueueState:
-    old = _task(s, e)
-    _moved(old.state, "delete", e)
-    return _keep(s, e, old, None, replace(s.totals, deleted=s.totals.deleted + 1))
-
-
-def _purged(s: QueueState, e: Purged) -> QueueState:
-    gone = list(s.in_state(e.state))
-    if len(gone) != e.count:
-        raise IllegalEvent(f"I1: {len(gone)} tasks are {e.state}", e, f"queue {s.name!r}")
-    for task in gone:
-        _moved(task.state, "delete", e)
-        s = _keep(s, e, task, None, replace(s.totals, deleted=s.totals.deleted + 1))
-    return _at(s, e)
-
-
-def _configured(s: QueueState, e: QueueConfigured) -> QueueState:
-    return replace(_at(s, e), policy=e.policy)
-
-
-def _paused(s: QueueState, e: QueuePaused) -> QueueState:
-    return replace(_at(s, e), paused=True)
-
-
-def _resumed(s: QueueState, e: QueueResumed) -> QueueState:
-    return replace(_at(s, e), paused=False)
-
-
-_EFFECTS: Final[dict[type[Event], Callable[..., QueueState]]] = {
-    Enqueued: _enqueued,
-    Matured: _matured,
-    Leased: _leased,
-    Extended: _extended,
-    Acked: _acked,
-    Expired: _expired,
-    Failed: _failed,
-    Released: _released,
-    Requeued: _requeued,
-    DeadLettered: _dead_lettered,
-    Redriven: _redriven,
-    Deleted: _deleted,
-    Purged: _purged,
-    QueueConfigured: _configured,
-    QueuePaused: _paused,
-    QueueResumed: _resumed,
-}
-
-
-def _moved(state: str, move: str, event: Event) -> str:
-    """The state that `move` leads to, by the lifecycle table."""
-    to = TABLE.get((state, move))
-    if to is None:
-        raise IllegalEvent(f"lifecycle: no move {move!r} from {state!r}", event, f"a task that is {state}")
-    return to
-
-
-def _task(s: QueueState, e: TaskEvent) -> Task:
-    task = s.tasks.get(e.number)
-    if task is None or task.task_id != e.task_id:
-        raise IllegalEvent("I5: no such task", e, f"queue {s.name!r}")
-    return task
-
-
-def _held(s: QueueState, e: LeaseEvent) -> tuple[Task, Lease]:
-    task = _task(s, e)
-    lease = task.lease
-    if lease is None or lease.lease_id != e.lease_id:
-        raise IllegalEvent("I4: the lease is void", e, f"task {task.task_id!r}, {task.state}")
-    return task, lease
-
-
-def _at(s: QueueState, e: Event) -> QueueState:
-    return replace(s, seq=e.seq, at_ms=e.at_ms, born_ms=s.born_ms or e.at_ms)
-
-
-def _keep(
-    s: QueueState,
-    e: Event,
-    old: Task | None,
-    new: Task | None,
-    totals: Totals,
-    next_number: int = 0,
-    last_token: int = 0,
-) -> QueueState:
-    """The queue with `old` replaced by `new` (None: not there) in every order, after event `e`."""
-    ready, scheduled, processing, dead = s.ready, s.scheduled, s.processing, s.dead
-    expiring, limbo, tasks, numbers = s.expiring, s.limbo, s.tasks, s.numbers
-    if old is not None:
-        if old.state == READY:
-            ready = ready.remove(place_of(old))
-        elif old.state == SCHEDULED:
-            scheduled = scheduled.remove(place_of(old))
-        elif old.lease is not None:
-            processing = processing.remove(place_of(old))
-        elif old.death is not None:
-            dead = dead.remove(place_of(old))
-        else:
-            limbo -= 1
-        expiring = _without(expiring, old)
-    if new is not None:
-        if new.state == READY:
-            ready = ready.add(place_of(new))
-        elif new.state == SCHEDULED:
-            scheduled = scheduled.add(place_of(new))
-        elif new.lease is not None:
-            processing = processing.add(place_of(new))
-        elif in_limbo(new):
-            limbo += 1
-        else:
-            dead = dead.add(place_of(new))
-        ttl = ttl_place_of(new)
-        if ttl is not None:
-            expiring = expiring.add(ttl)
-        tasks = tasks.set(new.number, new)
-        if old is None:
-            numbers = numbers.set(new.task_id, new.number)
-    elif old is not None:
-        tasks = tasks.delete(old.number)
-        numbers = numbers.delete(old.task_id)
-        s = _remember(s, old, e.at_ms)
-    if s.remembered:
-        s = _forget_lapsed(s, e.at_ms)
-    return replace(
-        s,
-        seq=e.seq,
-        at_ms=e.at_ms,
-        born_ms=s.born_ms or e.at_ms,
-        next_number=next_number or s.next_number,
-        last_token=last_token or s.last_token,
-        totals=totals,
-        tasks=tasks,
-        numbers=numbers,
-        ready=ready,
-        scheduled=scheduled,
-        processing=processing,
-        dead=dead,
-        expiring=expiring,
-        limbo=limbo,
-    )
-
-
-def _without(expiring: Ordered, task: Task) -> Ordered:
-    ttl = ttl_place_of(task)
-    return expiring if ttl is None else expiring.remove(ttl)
-
-
-def _remember(s: QueueState, task: Task, at_ms: int) -> QueueState:
-    """Keep the id of a task that is gone, for its dedup window."""
-    if not task.options.dedup_ms:
-        return s
-    until_ms = at_ms + task.options.dedup_ms
-    return replace(
-        s,
-        remembered=s.remembered.set(task.task_id, (until_ms, task.number)),
-        forgetting=s.forgetting.add((until_ms, 0, task.number)),
-        forgotten_names=s.forgotten_names.set(task.number, task.task_id),
-    )
-
-
-def _without_memory_of(s: QueueState, task_id: str) -> QueueState:
-    memory = s.remembered.get(task_id) if s.remembered else None
-    if memory is None:
-        return s
-    until_ms, number = memory
-    return replace(
-        s,
-        remembered=s.remembered.delete(task_id),
-        forgetting=s.forgetting.remove((until_ms, 0, number)),
-        forgotten_names=s.forgotten_names.delete(number),
-    )
-
-
-def _forget_lapsed(s: QueueState, at_ms: int) -> QueueState:
-    """Drop a few ids whose window has passed: by the event's time, so that a replay does the same."""
-    for _ in range(_FORGET_PER_EVENT):
-        key = s.forgetting.first()
-        if key is None or key[0] > at_ms:
-            break
-        s = _without_memory_of(s, s.forgotten_names[key[2]])
-    return s
+    def states(self) -> dict[str, QueueState]:
+        """What it comes to."""
+        hearts, self._hearts = self._hearts, {}
+        return {queue: QueueState("", DEFAULT_POLICY, heart) for queue, heart in hearts.items()}

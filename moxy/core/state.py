@@ -1,206 +1,228 @@
-"""The state of one queue: immutable, structurally shared, valid for as long as somebody holds it.
+"""The state of one queue: a value. Whoever holds one can read it for ever; nothing that happens later changes it.
 
-Lives here: the values, the orders they are kept in, and read access to them. Must not: rules (decider) or the effect
-of events (reducer), which alone makes new states.
+Lives here: versions, and read access to them. Must not: rules (decider), the effect of events (effects).
 
-`tasks` and `numbers` are hash tries (`immutables.Map`), the orders are persistent B+ trees: O(log n) a change,
-however many tasks wait, and an old state is never touched.
+A state costs next to nothing, because all states of a queue share one heart (heart.py), which is changed in place:
+the newest state owns it. When an event makes another state, that one gets the heart, and the old one keeps the event,
+what it takes to undo it, and where the heart went. Reading an old state fetches the heart back, undoing event by
+event; then the newer states are the ones that know how to get it, by the same events played again. So states form a
+tree, one of them has the heart, and every other one points towards it. (Baker, Shallow binding makes functional
+arrays fast, 1991, has the trick, for arrays.)
+
+What follows from it:
+
+- Who keeps an old state keeps what lies between it and the newest one: about 200 bytes an event. Keep states for a
+  turn, not for a day; `image` is a copy that hangs on nothing.
+- Reading a state moves the heart, so all states of a queue belong to one thread. A thread that reads beside it is
+  given an `image`.
+- Going back and forth between two states costs the way between them each time.
 """
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, final
 
-import immutables
-import msgspec
-
-from moxy.core import ordered
-from moxy.core.events import DeadCause
-from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDULED
-from moxy.core.ordered import Key, Ordered
+from moxy.core.effects import Changes, Undo, happen, undo
+from moxy.core.events import AnyEvent
+from moxy.core.heart import EXPIRING, FORGETTING, Heart, heart_of
+from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.policy import Policy
+from moxy.core.reading import Memories, Names, OrderView, Tasks
+from moxy.core.tasks import Image, Task, Totals
 
-PRIORITY_MAX: Final = 9
-
-
-class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A worker's temporary claim. `token` is the fencing token; `bound`: it ends with its connection."""
-
-    lease_id: str
-    token: int
-    deadline_ms: int
-    leased_ms: int
-    worker: str
-    bound: bool
+DEFAULT_POLICY: Final = Policy()
+_AGAIN: Final = Changes(Heart("", DEFAULT_POLICY), None)
+"""In place of what undoes an event: it has to happen again."""
 
 
-class Options(msgspec.Struct, frozen=True, gc=False):
-    """What a producer asked for this task alone. -1 and 0: the policy decides, or none."""
+@final
+class QueueState:
+    """Everything about one queue after its event `seq`. The same object for the same version.
 
-    max_attempts: int = -1
-    lease_ms: int = 0
-    dedup_ms: int = 0
-
-
-class Tally(msgspec.Struct, frozen=True, gc=False):
-    """What a task has been through. `attempts` restart with a redrive, the others never do.
-
-    `ended` is how the last delivery ended ("" while none did), `reason` what its NACK said; `last_reason` is the
-    last text that any NACK left.
+    Tasks that a reader is given are values, too; `tasks`, `numbers` and `remembered` are read like dicts, the orders
+    like sorted collections of keys. `remembered` holds ids of tasks that are gone but inside their dedup window, as
+    id -> (until_ms, number); `forgetting` is the order in which they leave. `limbo` counts tasks in `expired` and
+    `failed`, between two events of one batch: 0 in every state that anybody can observe.
     """
 
-    attempts: int = 0
-    deliveries: int = 0
-    expiries: int = 0
-    failures: int = 0
-    releases: int = 0
-    disconnects: int = 0
-    ended: str = ""
-    reason: str = ""
-    last_reason: str = ""
+    __slots__ = ("before", "event", "owned", "towards", "was_at_ms", "was_token")
 
+    owned: Heart | None
+    """The heart, in one state of the queue. The others have the rest: the next state on the way to that one, the event
+    that is between the two, and what undoes it; or `_AGAIN` when that one is the older of the two."""
+    towards: "QueueState | None"
+    event: AnyEvent
+    before: Undo
+    was_at_ms: int
+    was_token: int
 
-class Death(msgspec.Struct, frozen=True, gc=False):
-    """Why and when a task was set aside. `seq` is the event's: the order of deaths."""
+    def __init__(self, name: str, policy: Policy = DEFAULT_POLICY, heart: Heart | None = None) -> None:
+        """A queue that does not exist yet, and the policy it is born with. `heart` is for the core alone."""
+        self.owned = heart or Heart(name, policy)
 
-    cause: DeadCause
-    reason: str
-    at_ms: int
-    seq: int
+    # For the core alone: the heart and its way
 
+    def heart(self) -> Heart:
+        """The structures as they are in this version, until another version is read or made."""
+        heart = self.owned
+        return self._fetch() if heart is None else heart
 
-NO_OPTIONS: Final = Options()
-NO_TALLY: Final = Tally()
+    def give_up(self) -> Heart:
+        """Take the heart away for good: neither this state nor any other of its queue can be read any more."""
+        heart = self.heart()
+        self.owned = None
+        return heart
 
+    def _fetch(self) -> Heart:
+        """Bring the heart here from the state that has it, one event after the other."""
+        way: list[QueueState] = []
+        state = self
+        while (heart := state.owned) is None:
+            way.append(state)
+            following = state.towards
+            assert following is not None, "its heart was given up"
+            state = following
+        for following in reversed(way):
+            event, before = following.event, following.before
+            state.owned, state.towards, state.event = None, following, event
+            if before is _AGAIN:
+                state.was_at_ms, state.was_token = heart.at_ms, heart.last_token
+                state.before = happen(heart, event)
+            else:
+                state.was_at_ms = state.was_token = 0
+                state.before = _AGAIN
+                undo(heart, event, before, following.was_at_ms, following.was_token)
+            following.owned, following.towards, following.before = heart, None, None
+            state = following
+        return heart
 
-class Task(msgspec.Struct, frozen=True, gc=False):
-    """One task. `place` is its rank among equals in priority; `number` its first place, and its name inside.
+    # Reading
 
-    `due_ms` is set while scheduled, `lease` while processing, `death` while dead; `expires_ms` 0 means no TTL;
-    `token` is that of its latest lease, 0 before the first.
-    """
+    @property
+    def name(self) -> str:
+        return self.heart().name
 
-    number: int
-    task_id: str
-    payload: bytes
-    priority: int
-    place: int
-    placed_ms: int
-    enqueued_ms: int
-    state: str
-    due_ms: int = 0
-    expires_ms: int = 0
-    token: int = 0
-    lease: Lease | None = None
-    death: Death | None = None
-    options: Options = NO_OPTIONS
-    tally: Tally = NO_TALLY
+    @property
+    def policy(self) -> Policy:
+        return self.heart().policy
 
+    @property
+    def seq(self) -> int:
+        return self.heart().seq
 
-class Totals(msgspec.Struct, frozen=True, gc=False):
-    """How often each thing happened since the queue's birth (I8). A purge counts its tasks under `deleted`."""
+    @property
+    def at_ms(self) -> int:
+        return self.heart().at_ms
 
-    enqueued: int = 0
-    matured: int = 0
-    leased: int = 0
-    extended: int = 0
-    acked: int = 0
-    expired: int = 0
-    failed: int = 0
-    released: int = 0
-    requeued: int = 0
-    dead_lettered: int = 0
-    redriven: int = 0
-    deleted: int = 0
+    @property
+    def born_ms(self) -> int:
+        return self.heart().born_ms
 
+    @property
+    def paused(self) -> bool:
+        return self.heart().paused
 
-NO_TASKS: Final[immutables.Map[int, Task]] = immutables.Map()
-NO_NUMBERS: Final[immutables.Map[str, int]] = immutables.Map()
-NO_MEMORY: Final[immutables.Map[str, tuple[int, int]]] = immutables.Map()
-NO_NAMES: Final[immutables.Map[int, str]] = immutables.Map()
+    @property
+    def next_number(self) -> int:
+        return self.heart().next_number
 
+    @property
+    def last_token(self) -> int:
+        return self.heart().last_token
 
-class QueueState(msgspec.Struct, frozen=True, gc=False):
-    """Everything about one queue after its event `seq`.
+    @property
+    def limbo(self) -> int:
+        return self.heart().limbo
 
-    `remembered` holds ids of tasks that are gone but inside their dedup window, as id -> (until_ms, number);
-    `forgetting` is the order in which they leave. `limbo` counts tasks in `expired` and `failed`, between two
-    events of one batch: 0 in every state that anybody can observe.
-    """
+    @property
+    def totals(self) -> Totals:
+        return Totals(*self.heart().counts)
 
-    name: str
-    policy: Policy = Policy()
-    seq: int = 0
-    at_ms: int = 0
-    born_ms: int = 0
-    paused: bool = False
-    next_number: int = 1
-    last_token: int = 0
-    totals: Totals = Totals()
-    tasks: immutables.Map[int, Task] = NO_TASKS
-    numbers: immutables.Map[str, int] = NO_NUMBERS
-    ready: Ordered = ordered.EMPTY
-    scheduled: Ordered = ordered.EMPTY
-    processing: Ordered = ordered.EMPTY
-    dead: Ordered = ordered.EMPTY
-    expiring: Ordered = ordered.EMPTY
-    limbo: int = 0
-    remembered: immutables.Map[str, tuple[int, int]] = NO_MEMORY
-    forgetting: Ordered = ordered.EMPTY
-    forgotten_names: immutables.Map[int, str] = NO_NAMES
+    @property
+    def tasks(self) -> Mapping[int, Task]:
+        return Tasks(self)
 
-    def named(self, task_id: str) -> Task | None:
-        """The live or dead task with that id, or None."""
-        number = self.numbers.get(task_id)
-        return None if number is None else self.tasks[number]
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        return Names(self)
 
-    def knows(self, task_id: str, now_ms: int) -> bool:
-        """Whether enqueueing this id would create nothing (I14)."""
-        if task_id in self.numbers:
-            return True
-        memory = self.remembered.get(task_id)
-        return memory is not None and now_ms < memory[0]
+    @property
+    def remembered(self) -> Mapping[str, tuple[int, int]]:
+        return Memories(self)
 
-    def next_due_ms(self) -> int | None:
-        """When time next causes an event here: a deadline, a TTL or a due time; None when nothing waits for time."""
-        firsts = [key[0] for key in (self.processing.first(), self.expiring.first(), self.scheduled.first()) if key]
-        return min(firsts) if firsts else None
+    @property
+    def ready(self) -> OrderView:
+        """Keys (urgency, place, number); 0 is the most urgent."""
+        return OrderView(self, READY)
+
+    @property
+    def scheduled(self) -> OrderView:
+        """Keys (due_ms, place, number)."""
+        return OrderView(self, SCHEDULED)
+
+    @property
+    def processing(self) -> OrderView:
+        """Keys (deadline_ms, token, number)."""
+        return OrderView(self, PROCESSING)
+
+    @property
+    def dead(self) -> OrderView:
+        """Keys (died_ms, seq of the death, number)."""
+        return OrderView(self, DEAD)
+
+    @property
+    def expiring(self) -> OrderView:
+        """Keys (expires_ms, place, number) of the waiting tasks that have a TTL."""
+        return OrderView(self, EXPIRING)
+
+    @property
+    def forgetting(self) -> OrderView:
+        """Keys (until_ms, 0, number)."""
+        return OrderView(self, FORGETTING)
+
+    def order_of(self, state: str) -> OrderView:
+        """The order that the tasks of one observable state are kept in."""
+        return OrderView(self, state)
 
     def in_state(self, state: str) -> Iterator[Task]:
         """The tasks of one observable state, in the order in which PEEK lists them."""
-        for _, _, number in self.order_of(state):
-            yield self.tasks[number]
+        for _, _, number in OrderView(self, state):
+            yield self.heart().the_task(number)
 
-    def order_of(self, state: str) -> Ordered:
-        """The order that the tasks of one observable state are kept in."""
-        if state == READY:
-            return self.ready
-        if state == SCHEDULED:
-            return self.scheduled
-        if state == PROCESSING:
-            return self.processing
-        assert state == DEAD, state
-        return self.dead
+    def named(self, task_id: str) -> Task | None:
+        """The live or dead task with that id, or None."""
+        return self.heart().named(task_id)
+
+    def knows(self, task_id: str, now_ms: int) -> bool:
+        """Whether enqueueing this id would create nothing (I14)."""
+        return self.heart().knows(task_id, now_ms)
+
+    def next_due_ms(self) -> int | None:
+        """When time next causes an event here: a deadline, a TTL or a due time; None when nothing waits for time."""
+        return self.heart().next_due_ms()
+
+    @property
+    def soonest_ms(self) -> int:
+        """Nothing is due before: quicker than `next_due_ms`, and never later."""
+        return (self.owned or self._fetch()).soonest_ms
+
+    def oldest_ready_ms(self) -> int | None:
+        """When the ready task with the earliest place got it; None when nothing is ready."""
+        return self.heart().oldest_ready_ms()
+
+    def image(self) -> Image:
+        """A copy that hangs on nothing: for a thread, or to keep. A pointer a task is copied, in one go."""
+        return self.heart().image()
+
+    def frozen(self) -> Image:
+        """An image without a pause, whatever waits: its tasks are read bit by bit, also by a thread, while the queue
+        goes on. One at a time; `thaw` any state of the queue when it is not needed any more."""
+        return self.heart().frozen()
+
+    def thaw(self) -> None:
+        """Let go of the frozen image."""
+        self.heart().thaw()
 
 
-def place_of(task: Task) -> Key:
-    """Where the task stands in the order of its state (docs/semantics.md, Order)."""
-    if task.state == READY:
-        return (PRIORITY_MAX - task.priority, task.place, task.number)
-    if task.state == SCHEDULED:
-        return (task.due_ms, task.place, task.number)
-    if task.lease is not None:
-        return (task.lease.deadline_ms, task.lease.token, task.number)
-    assert task.death is not None, task
-    return (task.death.at_ms, task.death.seq, task.number)
-
-
-def ttl_place_of(task: Task) -> Key | None:
-    """Where the task stands in the order in which TTLs run out; None when it has none, or is not waiting."""
-    if task.expires_ms and (task.state == READY or task.state == SCHEDULED):
-        return (task.expires_ms, task.place, task.number)
-    return None
-
-
-def in_limbo(task: Task) -> bool:
-    """Whether the task is between two events of one batch."""
-    return task.state == EXPIRED or task.state == FAILED
+def state_of(image: Image) -> QueueState:
+    """The state that such an image was taken of. Raises ValueError when it makes none."""
+    return QueueState("", DEFAULT_POLICY, heart_of(image))

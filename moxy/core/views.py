@@ -9,7 +9,9 @@ from msgspec.structs import asdict
 
 from moxy.core.answers import Answer, Delivery, Fields, QueueStats, TaskView
 from moxy.core.commands import Info, Peek, Query, ReadPolicy, Show, Stats
-from moxy.core.state import QueueState, Task
+from moxy.core.policy import Policy
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task
 
 
 def look(state: QueueState, query: Query, now_ms: int) -> Answer:
@@ -45,10 +47,10 @@ def delivery(queue: str, task: Task) -> Delivery:
     )
 
 
-def max_attempts(state: QueueState, task: Task) -> int:
+def max_attempts(policy: Policy, task: Task) -> int:
     """The task's own maximum, or the policy's as it stands; 0 is unlimited."""
     own = task.options.max_attempts
-    return state.policy.max_attempts if own < 0 else own
+    return policy.max_attempts if own < 0 else own
 
 
 def show(state: QueueState, task: Task) -> TaskView:
@@ -61,7 +63,7 @@ def show(state: QueueState, task: Task) -> TaskView:
         payload=task.payload,
         priority=task.priority,
         attempts=tally.attempts,
-        max_attempts=max_attempts(state, task),
+        max_attempts=max_attempts(state.policy, task),
         deliveries=tally.deliveries,
         expiries=tally.expiries,
         failures=tally.failures,
@@ -85,7 +87,7 @@ def show(state: QueueState, task: Task) -> TaskView:
 
 def info(state: QueueState, now_ms: int) -> Fields:
     """Counts, policy, totals since birth, the age of the oldest ready task. The backend adds what it alone knows."""
-    oldest_ms = _oldest_ready_ms(state)
+    oldest_ms = state.oldest_ready_ms()
     fields: Fields = {
         "queue": state.name,
         "paused": int(state.paused),
@@ -104,16 +106,3 @@ def info(state: QueueState, now_ms: int) -> Fields:
     fields.update({f"policy_{field}": value for field, value in asdict(state.policy).items()})
     fields.update({f"total_{what}": count for what, count in asdict(state.totals).items()})
     return fields
-
-
-def _oldest_ready_ms(state: QueueState) -> int | None:
-    """When the ready task with the earliest place got it: the first of each priority is a candidate."""
-    oldest: Task | None = None
-    for rank in range(10):
-        key = next(state.ready.since((rank, 0, 0)), None)
-        if key is None:
-            break
-        task = state.tasks[key[2]]
-        if oldest is None or task.place < oldest.place:
-            oldest = task
-    return None if oldest is None else oldest.placed_ms

@@ -14,7 +14,7 @@ write-back to one caller of fsync only, and no other may take its own success fo
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Final, NoReturn, final
@@ -22,7 +22,7 @@ from typing import Final, NoReturn, final
 import msgspec
 
 from moxy.core.events import AnyEvent
-from moxy.core.state import QueueState
+from moxy.core.tasks import Image
 from moxy.journal import codec, frames, opening, recovery, segments, snapshots
 from moxy.journal.disk import Disk, File, sync_names_or_fail, sync_or_fail, write_all
 from moxy.journal.errors import HorizonPassed, LogFailed, LogRefused
@@ -215,9 +215,9 @@ class Journal:
         return Mark(self.last_sequence, self._place.chain, self._logged_bytes)
 
     def write_snapshot(
-        self, states: Mapping[str, QueueState], mark: Mark, created_ms: int, breathe: Breathe | None = None
+        self, images: Sequence[Image], mark: Mark, created_ms: int, breathe: Breathe | None = None
     ) -> str:
-        """Make a snapshot of the immutable `states` durable, and return its name; "" when there is one already.
+        """Make a snapshot of `images` of all queues durable, and return its name; "" when there is one already.
 
         Blocking, for a thread, which may `breathe` between two chunks. Raises LogRefused when it could not be written
         (the log goes on without), LogFailed.
@@ -229,7 +229,7 @@ class Journal:
             self.sync()
         try:
             head = Head(self._log_id, mark.sequence, created_ms, mark.chain)
-            name = snapshots.write(self._disk, states, head, breathe)
+            name = snapshots.write(self._disk, images, head, breathe)
         except OSError as e:
             raise LogRefused(f"the snapshot could not be written: {e}") from e
         except LogFailed as e:

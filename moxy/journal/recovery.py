@@ -15,7 +15,7 @@ import msgspec
 
 from moxy.core.errors import IllegalEvent
 from moxy.core.events import AnyEvent
-from moxy.core.reducer import apply
+from moxy.core.reducer import Folding, apply
 from moxy.core.state import QueueState
 from moxy.journal import codec, frames, segments, snapshots
 from moxy.journal.disk import Disk
@@ -74,7 +74,7 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
     snapshot, sound, bad, warnings = _newest_sound(disk)
     covered = snapshot.head.sequence if snapshot else 0
     _check_reach(log, snapshot, covered, bad)
-    states = dict(snapshot.states) if snapshot else {}
+    folding = Folding(snapshot.states if snapshot else {})
     tail = _tail(log, covered)
     meets = tail and tail[0].sequence == covered + 1
     walk = Walk(disk, tail, (snapshot.head.chain if snapshot else 0) if meets else None)
@@ -89,7 +89,10 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
             _check_meets(record, snapshot)
             continue
         folded_bytes += length_bytes
-        fold(states, segment.name, record)
+        try:
+            folding.fold(events_of(segment.name, record))
+        except IllegalEvent as e:
+            raise _cannot_follow(segment.name, record, e) from None
         events += record.count
         if progress is not None and events >= told + _PROGRESS_EVENTS:
             told = events
@@ -107,7 +110,7 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
         progress(events, total_bytes, total_bytes)
     head = next((s.head for s in log if s.head is not None), snapshot.head if snapshot else None)
     return Recovered(
-        states,
+        folding.states(),
         place.sequence - 1,
         covered,
         tuple(sound),
@@ -128,15 +131,18 @@ def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int 
 def fold(states: dict[str, QueueState], file: str, record: Record) -> list[AnyEvent]:
     """Apply the events of a record to `states`, and return them. Raises LogDamaged, LogTooNew."""
     events = events_of(file, record)
-    event: AnyEvent | None = None
     try:
         for event in events:
             queue = event.queue
             state = states.get(queue)
             states[queue] = apply(QueueState(queue) if state is None else state, event)
     except IllegalEvent as e:
-        raise LogDamaged(file, offset_of(record), record.sequence, f"a sound record that cannot follow: {e}") from None
+        raise _cannot_follow(file, record, e) from None
     return events
+
+
+def _cannot_follow(file: str, record: Record, e: IllegalEvent) -> LogDamaged:
+    return LogDamaged(file, offset_of(record), record.sequence, f"a sound record that cannot follow: {e}")
 
 
 def events_of(file: str, record: Record) -> list[AnyEvent]:

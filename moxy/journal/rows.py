@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from moxy.core.policy import Policy
-from moxy.core.state import Death, Lease, Options, Tally, Totals
+from moxy.core.tasks import Death, Lease, Options, Tally, Totals
 
 
 class QueueRow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="queue"):

@@ -3,33 +3,20 @@
 Lives here: states as rows and back, the file of them, and the order of steps that makes it safe. Must not: choose a
 moment, or drop segments.
 
-The states are immutable, so a thread may write them while commands go on: a few hundred tasks at a time, one record
+Images stay as they are, so a thread may write them while commands go on: a few hundred tasks at a time, one record
 of frames.py per chunk. A temporary file is written, synced, renamed, and the directory synced: a snapshot that has its
 name is whole. The last row says how many queues and tasks there were; without it the file is not a snapshot.
 
 Only what cannot be derived is stored. The orders are made anew from the tasks, the rows being in any order.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias, final
 
-import immutables
 import msgspec
 
-from moxy.core import ordered
-from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
-from moxy.core.ordered import Key
-from moxy.core.state import (
-    NO_MEMORY,
-    NO_NAMES,
-    NO_OPTIONS,
-    NO_TALLY,
-    QueueState,
-    Task,
-    in_limbo,
-    place_of,
-    ttl_place_of,
-)
+from moxy.core.state import QueueState, state_of
+from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Image, Task
 from moxy.journal import frames, segments
 from moxy.journal.disk import Disk, File, sync_names_or_fail, sync_or_fail, write_all
 from moxy.journal.errors import LogDamaged
@@ -56,7 +43,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     tasks: int
 
 
-def write(disk: Disk, states: Mapping[str, QueueState], head: Head, breathe: Breathe | None = None) -> str:
+def write(disk: Disk, images: Sequence[Image], head: Head, breathe: Breathe | None = None) -> str:
     """Make the snapshot durable and return its name. Blocking; may run in a thread.
 
     The log must be durable up to `head.sequence` before. `breathe` is called after every chunk. Raises OSError when
@@ -66,7 +53,7 @@ def write(disk: Disk, states: Mapping[str, QueueState], head: Head, breathe: Bre
     unfinished = name + segments.UNFINISHED_SUFFIX
     file = disk.create(unfinished)
     try:
-        _write_rows(file, states, head, breathe)
+        _write_rows(file, images, head, breathe)
         sync_or_fail(file)
         disk.rename(unfinished, name)
     except BaseException:
@@ -110,49 +97,17 @@ def load(disk: Disk, name: str, sequence: int) -> Snapshot:
     return Snapshot(name, head, states, tasks)
 
 
-def same(a: QueueState, b: QueueState) -> bool:
-    """Whether two states are equal in every field: the equality of I10."""
-    return different(a, b) == []
-
-
-def different(a: QueueState, b: QueueState) -> list[str]:
-    """The names of the fields in which two states differ. Orders are compared key by key."""
-    pairs: list[tuple[str, object, object]] = [
-        ("name", a.name, b.name),
-        ("policy", a.policy, b.policy),
-        ("seq", a.seq, b.seq),
-        ("at_ms", a.at_ms, b.at_ms),
-        ("born_ms", a.born_ms, b.born_ms),
-        ("paused", a.paused, b.paused),
-        ("next_number", a.next_number, b.next_number),
-        ("last_token", a.last_token, b.last_token),
-        ("totals", a.totals, b.totals),
-        ("tasks", a.tasks, b.tasks),
-        ("numbers", a.numbers, b.numbers),
-        ("ready", list(a.ready), list(b.ready)),
-        ("scheduled", list(a.scheduled), list(b.scheduled)),
-        ("processing", list(a.processing), list(b.processing)),
-        ("dead", list(a.dead), list(b.dead)),
-        ("expiring", list(a.expiring), list(b.expiring)),
-        ("limbo", a.limbo, b.limbo),
-        ("remembered", a.remembered, b.remembered),
-        ("forgetting", list(a.forgetting), list(b.forgetting)),
-        ("forgotten_names", a.forgotten_names, b.forgotten_names),
-    ]
-    return [name for name, one, other in pairs if one != other]
-
-
-def rows_of(states: Mapping[str, QueueState]) -> Iterator[Row]:
-    """The states as rows."""
+def rows_of(images: Sequence[Image]) -> Iterator[Row]:
+    """The queues as rows."""
     tasks = 0
-    for s in states.values():
+    for s in images:
         yield QueueRow(s.name, s.policy, s.seq, s.at_ms, s.born_ms, s.paused, s.next_number, s.last_token, s.totals)
-        for task in s.tasks.values():
+        for task in s.tasks:
             yield _task_row(task)
             tasks += 1
         for task_id, (until_ms, number) in s.remembered.items():
             yield MemoryRow(task_id, until_ms, number)
-    yield EndRow(len(states), tasks)
+    yield EndRow(len(images), tasks)
 
 
 class _Bad(Exception):
@@ -165,50 +120,37 @@ class _Builder:
 
     def __init__(self, row: QueueRow) -> None:
         self.row: Final = row
-        self._tasks: Final[dict[int, Task]] = {}
+        self._tasks: Final[list[Task]] = []
         self._memories: Final[dict[str, tuple[int, int]]] = {}
 
     def add_task(self, row: TaskRow) -> None:
-        self._tasks[row.number] = Task(
-            row.number,
-            row.task_id,
-            row.payload,
-            row.priority,
-            row.place,
-            row.placed_ms,
-            row.enqueued_ms,
-            row.state,
-            row.due_ms,
-            row.expires_ms,
-            row.token,
-            row.lease,
-            row.death,
-            row.options or NO_OPTIONS,
-            row.tally or NO_TALLY,
+        self._tasks.append(
+            Task(
+                row.number,
+                row.task_id,
+                row.payload,
+                row.priority,
+                row.place,
+                row.placed_ms,
+                row.enqueued_ms,
+                row.state,
+                row.due_ms,
+                row.expires_ms,
+                row.token,
+                row.lease,
+                row.death,
+                row.options or NO_OPTIONS,
+                row.tally or NO_TALLY,
+            )
         )
 
     def add_memory(self, row: MemoryRow) -> None:
         self._memories[row.task_id] = (row.until_ms, row.number)
 
     def state(self) -> QueueState:
-        """Raises _Bad for a task in no state that can be kept."""
-        places: dict[str, list[Key]] = {READY: [], SCHEDULED: [], PROCESSING: [], DEAD: []}
-        ttls: list[Key] = []
-        limbo = 0
-        for task in self._tasks.values():
-            if in_limbo(task):
-                limbo += 1
-            elif task.state not in places or (task.lease is not None) != (task.state == PROCESSING):
-                raise _Bad(f"task {task.task_id!r} is {task.state}")
-            elif (task.death is not None) != (task.state == DEAD):
-                raise _Bad(f"task {task.task_id!r} is {task.state} and its death is {task.death}")
-            else:
-                places[task.state].append(place_of(task))
-                ttl = ttl_place_of(task)
-                if ttl is not None:
-                    ttls.append(ttl)
-        row, tasks, memories = self.row, self._tasks, self._memories
-        return QueueState(
+        """Raises _Bad for rows that make none."""
+        row = self.row
+        image = Image(
             row.name,
             row.policy,
             row.seq,
@@ -218,18 +160,13 @@ class _Builder:
             row.next_number,
             row.last_token,
             row.totals,
-            immutables.Map(tasks),
-            immutables.Map({task.task_id: number for number, task in tasks.items()}),
-            ordered.ordered(places[READY]),
-            ordered.ordered(places[SCHEDULED]),
-            ordered.ordered(places[PROCESSING]),
-            ordered.ordered(places[DEAD]),
-            ordered.ordered(ttls),
-            limbo,
-            immutables.Map(memories) if memories else NO_MEMORY,
-            ordered.ordered((until_ms, 0, number) for until_ms, number in memories.values()),
-            immutables.Map({number: task_id for task_id, (_, number) in memories.items()}) if memories else NO_NAMES,
+            tuple(self._tasks),
+            self._memories,
         )
+        try:
+            return state_of(image)
+        except ValueError as e:
+            raise _Bad(f"queue {row.name!r}: {e}") from None
 
 
 def _finish(builder: _Builder | None, states: dict[str, QueueState]) -> None:
@@ -259,12 +196,12 @@ def _task_row(task: Task) -> TaskRow:
     )
 
 
-def _write_rows(file: File, states: Mapping[str, QueueState], head: Head, breathe: Breathe | None) -> None:
+def _write_rows(file: File, images: Sequence[Image], head: Head, breathe: Breathe | None) -> None:
     write_all(file, frames.encode_head(frames.SNAPSHOT_MAGIC, head), 0)
     place = Place(frames.HEAD_BYTES, 1, head.chain)
     chunk: list[Row] = []
     payload_bytes = 0
-    for row in rows_of(states):
+    for row in rows_of(images):
         chunk.append(row)
         if isinstance(row, TaskRow):
             payload_bytes += len(row.payload)

@@ -1,23 +1,28 @@
-"""Doubt: the whole log folded again, every invariant checked at every step, every snapshot against the fold.
+"""Doubt: the whole log folded again, the invariants checked at every step, every snapshot against the fold.
 
 Lives here: `verify`, which only reads, and the digest that two copies of a log can be compared by. Must not: repair
 anything, or be needed by a server to run.
 
 A step is what one command did to one queue. A record may hold many, and does not say where they end; they end where no
 task is between two events of one batch, and a `DeadLettered` always belongs to what is before it.
-The invariants recount all tasks at every step, which is quadratic: `every_step=False` leaves them to the end of the
-log and the snapshots, while checksums, sequences and the reducer's own guards are always checked event by event.
+
+At every step the invariants are checked in what its events touched, which costs the same however many tasks wait. A
+*recount* looks at all tasks of a queue: at the states that a log in the middle begins with, at every snapshot, at the
+end, and after as many events of the queue as it had tasks at the last recount, but at least `RECOUNT_EVENTS_MIN`. So
+a recount looks at no more than twice the tasks that events came since, and the whole is linear in the log.
+`every_step` recounts at every step: quadratic, and for logs that are short or under suspicion.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
-from moxy.core import invariants
+from moxy.core import invariants, vicinity
 from moxy.core.errors import IllegalEvent
 from moxy.core.events import AnyEvent, DeadLettered
+from moxy.core.reading import different
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState
 from moxy.journal import recovery, segments, snapshots
@@ -26,6 +31,7 @@ from moxy.journal.errors import LogDamaged
 from moxy.journal.frames import Record
 from moxy.journal.segments import SNAPSHOT_SUFFIX, Walk
 
+RECOUNT_EVENTS_MIN: Final = 1000
 _FINDINGS_MAX: Final = 100
 _encoder: Final = msgspec.msgpack.Encoder()
 
@@ -35,7 +41,8 @@ class Report(msgspec.Struct, frozen=True):
 
     `horizon` is the oldest event in the log, `folded_from` the first one that was folded: later than the horizon when
     the log begins in the middle, since a state to fold onto is only had from a snapshot. `digest` is that of
-    the states after `last_sequence`.
+    the states after `last_sequence`. `steps` were checked, one by one, in the `touched` tasks that their events are
+    about; `recounts` of a whole queue looked at `recounted` tasks and remembered ids.
     """
 
     last_sequence: int
@@ -44,6 +51,9 @@ class Report(msgspec.Struct, frozen=True):
     records: int
     events: int
     steps: int
+    touched: int
+    recounts: int
+    recounted: int
     snapshots_checked: int
     digest: str
     findings: tuple[str, ...]
@@ -55,22 +65,23 @@ class Report(msgspec.Struct, frozen=True):
         return 3 if self.findings else 0
 
 
-def verify(disk: Disk, every_step: bool = True) -> Report:
-    """Read a whole data directory and change nothing in it; it may be a copy, or live and idle.
+def verify(disk: Disk, every_step: bool = False) -> Report:
+    """Read a whole data directory and change nothing in it; it may be a copy, or live.
 
-    Damage is a finding, not an error. Raises LogTooNew, OSError.
+    Damage is a finding, not an error. Raises LogTooNew, OSError: FileNotFoundError when the directory is live and its
+    server dropped a segment that was still to be read.
     """
-    findings: list[str] = []
-    notes: list[str] = []
+    # Snapshots first: the log that is listed after them reaches at least as far as they do.
+    kept = segments.named(disk, SNAPSHOT_SUFFIX)
     try:
         log = segments.segments_of(disk)
     except LogDamaged as e:
-        return Report(0, 0, 0, 0, 0, 0, 0, "", (str(e),), ())
+        return Report(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "", (str(e),), ())
+    audit = _Audit(every_step)
+    findings, notes = audit.findings, audit.notes
     horizon = log[0].sequence if log else 1
-    kept = segments.named(disk, SNAPSHOT_SUFFIX)
-    states: dict[str, QueueState] = {}
     covered = horizon - 1
-    checked = records = events = steps = 0
+    checked = records = events = 0
     chain: int | None = 0
     if horizon > 1:
         chain = None
@@ -79,25 +90,23 @@ def verify(disk: Disk, every_step: bool = True) -> Report:
             findings.append(f"the log begins with sequence {horizon} and no sound snapshot reaches it")
             kept, log = [], []
         else:
-            states, covered = dict(base.states), base.head.sequence
+            covered = base.head.sequence
+            audit.begin(base.states)
             notes.append(f"the log begins with sequence {horizon}: folded from {base.name} on")
             chain = base.head.chain if covered == horizon - 1 else None
             kept = [pair for pair in kept if pair[0] >= horizon]
     walk = Walk(disk, log, chain)
     try:
         for segment, record in walk:
-            if record.sequence <= covered:
-                recovery.events_of(segment.name, record)
-            else:
-                batch = recovery.events_of(segment.name, record)
-                steps += _fold(states, batch, segment.name, record, findings, every_step)
+            batch = recovery.events_of(segment.name, record)
+            if record.sequence > covered:
+                audit.fold(batch, segment.name, record)
                 events += record.count
             records += 1
             last = record.sequence + record.count - 1
             while kept and kept[0][0] <= last:
                 sequence, name = kept.pop(0)
-                checked += 1
-                _check_snapshot(disk, name, sequence, record, states, covered, findings)
+                checked += audit.compare(disk, name, sequence, record, covered)
             if len(findings) > _FINDINGS_MAX:
                 findings.append("and so on")
                 break
@@ -105,8 +114,7 @@ def verify(disk: Disk, every_step: bool = True) -> Report:
         findings.append(str(e))
     for _, name in kept:
         findings.append(f"{name} covers more than the sound part of the log, which ends at {walk.place.sequence - 1}")
-    for state in states.values():
-        findings.extend(f"queue {state.name!r}: {sentence}" for sentence in invariants.broken(state))
+    audit.recount_all("at the end")
     if walk.torn and walk.segment is not None:
         notes.append(f"{walk.segment.name}, offset {walk.place.at_bytes}: {walk.torn}: the next start drops it")
     return Report(
@@ -115,9 +123,12 @@ def verify(disk: Disk, every_step: bool = True) -> Report:
         covered + 1,
         records,
         events,
-        steps,
+        audit.steps,
+        audit.touched,
+        audit.recounts,
+        audit.recounted,
         checked,
-        digest(states),
+        digest(audit.states),
         tuple(findings),
         tuple(notes),
     )
@@ -127,7 +138,7 @@ def digest(states: Mapping[str, QueueState]) -> str:
     """SHA-256 over all states, the same wherever and in whatever order they were made."""
     total = hashlib.sha256()
     for name in sorted(states):
-        rows = [_encoder.encode(row) for row in snapshots.rows_of({name: states[name]})]
+        rows = [_encoder.encode(row) for row in snapshots.rows_of([states[name].image()])]
         for row in sorted(rows):
             total.update(row)
     return total.hexdigest()
@@ -147,36 +158,100 @@ def steps_of(state: QueueState, events: Sequence[AnyEvent]) -> list[tuple[QueueS
     return steps
 
 
-def _fold(
-    states: dict[str, QueueState],
-    batch: Sequence[AnyEvent],
-    file: str,
-    record: Record,
-    findings: list[str],
-    every_step: bool,
-) -> int:
-    """Fold one record and check every step of it; return how many there were. Raises LogDamaged."""
-    if not every_step:
-        recovery.fold(states, file, record)
-        return 0
-    by_queue: dict[str, list[AnyEvent]] = {}
-    for event in batch:
-        by_queue.setdefault(event.queue, []).append(event)
-    count = 0
-    for queue, events in by_queue.items():
+@final
+class _Audit:
+    """The states while a log is folded, what was found wrong with them, and how much was looked at."""
+
+    def __init__(self, every_step: bool) -> None:
+        self._every_step: Final = every_step
+        self.states: Final[dict[str, QueueState]] = {}
+        self.findings: Final[list[str]] = []
+        self.notes: Final[list[str]] = []
+        self.steps = self.touched = self.recounts = self.recounted = 0
+        self._recount_at: Final[dict[str, int]] = {}
+
+    def begin(self, states: Mapping[str, QueueState]) -> None:
+        """The states that a log in the middle goes on from."""
+        self.states.update(states)
+        self.recount_all("at the beginning")
+
+    def fold(self, batch: Sequence[AnyEvent], file: str, record: Record) -> None:
+        """Apply one record and check every step of it. Raises LogDamaged."""
+        by_queue: dict[str, list[AnyEvent]] = {}
+        for event in batch:
+            by_queue.setdefault(event.queue, []).append(event)
+        for queue, events in by_queue.items():
+            try:
+                steps = steps_of(self.states.get(queue) or QueueState(queue), events)
+            except IllegalEvent as e:
+                raise LogDamaged(file, recovery.offset_of(record), record.sequence, f"it cannot follow: {e}") from None
+            for before, step, after in steps:
+                self._check(before, step, after, file, record)
+            after = steps[-1][2]
+            if after.limbo:
+                self.findings.append(
+                    f"{file}: queue {queue!r} ends record {record.sequence} with {after.limbo} tasks in limbo"
+                )
+            self.states[queue] = after
+            if not self._every_step and after.seq >= self._recount_at.setdefault(queue, RECOUNT_EVENTS_MIN):
+                self._recount(after, f"{file}, offset {recovery.offset_of(record)}, seq {after.seq}")
+
+    def _check(
+        self, before: QueueState, step: Sequence[AnyEvent], after: QueueState, file: str, record: Record
+    ) -> None:
+        self.steps += 1
+        self.touched += len(vicinity.touched(before, step))
+        if self._every_step:
+            self.recounts += 1
+            self.recounted += _size(after)
+            sentences = invariants.broken_by(before, step, after)
+        else:
+            sentences = vicinity.broken_near(before, step, after)
+        if sentences:
+            where = f"{file}, offset {recovery.offset_of(record)}, queue {before.name!r}, seq {step[0].seq}"
+            self.findings.extend(f"{where}: {sentence}" for sentence in sentences)
+
+    def recount_all(self, where: str) -> None:
+        """Look at every task of every queue."""
+        for state in self.states.values():
+            self._recount(state, where)
+
+    def _recount(self, state: QueueState, where: str) -> None:
+        size = _size(state)
+        self.recounts += 1
+        self.recounted += size
+        self._recount_at[state.name] = state.seq + max(RECOUNT_EVENTS_MIN, size)
+        self.findings.extend(f"{where}, queue {state.name!r}: {sentence}" for sentence in invariants.broken(state))
+
+    def compare(self, disk: Disk, name: str, sequence: int, record: Record, covered: int) -> bool:
+        """I10: a snapshot equals the fold of the log up to the record that it was taken after.
+
+        False when there is nothing to compare, because its server dropped it in the meantime.
+        """
+        self.recount_all(f"at {name}")
         try:
-            steps = steps_of(states.get(queue) or QueueState(queue), events)
-        except IllegalEvent as e:
-            raise LogDamaged(file, recovery.offset_of(record), record.sequence, f"it cannot follow: {e}") from None
-        for before, step, after in steps:
-            where = f"{file}, offset {recovery.offset_of(record)}, queue {queue!r}, seq {step[0].seq}"
-            findings.extend(f"{where}: {sentence}" for sentence in invariants.broken_by(before, step, after))
-        after = steps[-1][2]
-        if after.limbo:
-            findings.append(f"{file}: queue {queue!r} ends record {record.sequence} with {after.limbo} tasks in limbo")
-        states[queue] = after
-        count += len(steps)
-    return count
+            snapshot = snapshots.load(disk, name, sequence)
+        except LogDamaged as e:
+            self.findings.append(str(e))
+            return True
+        except FileNotFoundError:
+            self.notes.append(f"{name} was dropped by its server in the meantime, and is not checked")
+            return False
+        if record.sequence + record.count - 1 != sequence or record.next.chain != snapshot.head.chain:
+            self.findings.append(f"I10: {name} was not taken after the record that the log has at its sequence")
+        elif sequence >= covered:
+            for queue in sorted(self.states.keys() | snapshot.states.keys()):
+                one, other = self.states.get(queue), snapshot.states.get(queue)
+                if one is None or other is None:
+                    self.findings.append(f"I10: {name} and the log disagree on whether there is a queue {queue!r}")
+                elif fields := different(one, other):
+                    self.findings.append(f"I10: {name} differs from the log in {', '.join(fields)} of queue {queue!r}")
+        return True
+
+
+def _size(state: QueueState) -> int:
+    """What a recount looks at."""
+    return len(state.tasks) + len(state.remembered)
 
 
 def _first_sound(disk: Disk, kept: Sequence[tuple[int, str]]) -> snapshots.Snapshot | None:
@@ -186,30 +261,3 @@ def _first_sound(disk: Disk, kept: Sequence[tuple[int, str]]) -> snapshots.Snaps
         except LogDamaged:
             continue
     return None
-
-
-def _check_snapshot(
-    disk: Disk,
-    name: str,
-    sequence: int,
-    record: Record,
-    states: Mapping[str, QueueState],
-    covered: int,
-    findings: list[str],
-) -> None:
-    """I10: a snapshot equals the fold of the log up to the record that it was taken after."""
-    try:
-        snapshot = snapshots.load(disk, name, sequence)
-    except LogDamaged as e:
-        findings.append(str(e))
-        return
-    if record.sequence + record.count - 1 != sequence or record.next.chain != snapshot.head.chain:
-        findings.append(f"I10: {name} was not taken after the record that the log has at its sequence")
-    elif sequence >= covered:
-        queues = states.keys() | snapshot.states.keys()
-        for queue in sorted(queues):
-            one, other = states.get(queue), snapshot.states.get(queue)
-            if one is None or other is None:
-                findings.append(f"I10: {name} and the log disagree on whether there is a queue {queue!r}")
-            elif fields := snapshots.different(one, other):
-                findings.append(f"I10: {name} differs from the log in {', '.join(fields)} of queue {queue!r}")

@@ -18,6 +18,9 @@ from moxy.core.events import AnyEvent, DeadLettered, Expired, Failed
 
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+_NOTABLE: Final = frozenset((Expired, DeadLettered, Failed))
+"""By class: a look-up per event is all that the hot path pays."""
+
 Format = Literal["json", "console"]
 
 
@@ -60,7 +63,7 @@ class EventLog:
         if not self._notable:
             return
         for event in events:
-            if isinstance(event, Expired | DeadLettered | Failed):
+            if type(event) in _NOTABLE:
                 self._logger.info(_name(event), **_fields(event))
             elif self._all:
                 self._logger.debug(_name(event), **_fields(event))

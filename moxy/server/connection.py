@@ -4,7 +4,7 @@ Lives here: the order of replies, what a blocked fetch holds back, authenticatio
 Must not: sockets, the loop, queue rules. Another transport (TLS, a test, a simulation) carries it the same way.
 
 Replies leave in the order of their commands. Each command takes a slot: bytes when it was answered on the spot, or
-a request that is still with the service. While a fetch blocks, the commands behind it wait unsubmitted, as in Redis.
+a call that is still with the service. While a fetch blocks, the commands behind it wait unsubmitted, as in Redis.
 """
 
 from collections import deque
@@ -12,13 +12,13 @@ from typing import Final, final
 
 from moxy.backends.base import Done
 from moxy.core.answers import deliveries_of
-from moxy.core.commands import UNSET, FetchAny, ReadEvents
+from moxy.core.commands import UNSET, FetchAny, Intent, ReadEvents
 from moxy.core.errors import ERR, NOAUTH, Refused
+from moxy.requests import Request
 from moxy.server.greetings import Greetings
 from moxy.server.session import Session
-from moxy.service import Request
-from moxy.wire.resp import Error, Parser, Value, encode_into
-from moxy.wire.table import Row, find
+from moxy.wire.resp import Error, Parser, Value, encode
+from moxy.wire.table import TABLE, Row, find
 
 PRE_AUTH_BULK_BYTES_MAX: Final = 16 * 1024
 PRE_AUTH_ELEMENTS_MAX: Final = 10
@@ -31,21 +31,26 @@ OUTPUT_PIECE_BYTES: Final = 1024 * 1024
 """About how much of the replies is made at a time: few bytes of requests can ask for very many of replies."""
 
 
+_MAY_BLOCK: Final = (FetchAny, ReadEvents)
+
+
 @final
-class _Slot:
-    """The place of a reply: the command's row, how to encode, and the request that will bring the outcome."""
+class Call(Request):
+    """A request, and the place of its reply: the command's row, and how to encode."""
 
-    __slots__ = ("request", "resp3", "row")
+    __slots__ = ("resp3", "row")
 
-    def __init__(self, row: Row, request: Request, resp3: bool) -> None:
+    def __init__(self, client: "Connection", intent: Intent, row: Row, resp3: bool) -> None:
+        self.client = client  # what `Request` does: calling it would cost as much as all of this
+        self.intent = intent
+        self.outcome = None
         self.row: Final = row
-        self.request: Final = request
         self.resp3: Final = resp3
 
     def leases(self) -> list[str]:
         """The leases that the reply carries: none if it is not that of a fetch that got something."""
-        outcome = self.request.outcome
-        if self.row.name != "MOXY.FETCH" or not isinstance(outcome, Done):
+        outcome = self.outcome
+        if not self.row.leases or not isinstance(outcome, Done):
             return []
         return [task.lease_id for task in deliveries_of(outcome.answer) if task.lease_id]
 
@@ -70,21 +75,22 @@ class Connection:
         "greetings",
         "is_http",
         "session",
-        "unsent_leases",
+        "unsent",
     )
 
     def __init__(self, session: Session, greetings: Greetings) -> None:
         self.session: Final = session
         self.greetings: Final = greetings
         self._parser: Final = Parser()
-        self._slots: deque[bytes | _Slot] = deque()
+        self._slots: deque[bytes | Call] = deque()
         self._held_back: deque[list[bytes]] = deque()
         self._held_back_bytes = 0
-        self._blocked: Request | None = None
+        self._blocked: Call | None = None
         self.closed = False
         self.closing = False
         self.is_http = False
-        self.unsent_leases: list[str] = []
+        self.unsent: list[Call] = []
+        """Calls whose replies carry leases and were taken to be written; cleared once the bytes are out."""
         self._set_limits()
 
     # What the transport calls
@@ -98,60 +104,64 @@ class Connection:
         requests: list[Request] = []
         at = 0
         while at < len(data) and not self.closing:
-            end = len(data) if self.session.authenticated else data.find(b"\n", at) + 1 or len(data)
-            self._hold_back(self._parser.feed(data[at:end]))
-            requests += self.proceed()
-            at = end
+            if self.session.authenticated:
+                commands, at = self._parser.feed(data[at:] if at else data), len(data)
+            else:
+                end = data.find(b"\n", at) + 1 or len(data)
+                commands, at = self._parser.feed(data[at:end]), end
+            if self._held_back or self.is_blocked:
+                self._hold_back(commands)
+            else:
+                self._begin_all(commands, requests)
+            if self._parser.fault is not None:
+                self._end_at_fault()
         return requests
 
     def proceed(self) -> list[Request]:
         """Go on with the commands that were held back, as far as nothing blocks."""
         requests: list[Request] = []
-        while self._held_back and not self.closing:
-            if self._blocked is not None:
-                if self._blocked.outcome is None:
-                    return requests
-                self._blocked = None
-            argv = self._held_back.popleft()
-            self._held_back_bytes -= _size(argv)
-            self._begin(argv, requests)
-        fault = self._parser.fault
-        if fault is not None and not self.closing:
-            self.closing = True
-            self._say(Error(ERR, fault))
+        if self._held_back and not self.is_blocked:
+            commands = list(self._held_back)
+            self._held_back.clear()
+            self._held_back_bytes = 0
+            self._begin_all(commands, requests)
+            if self._parser.fault is not None:
+                self._end_at_fault()
         return requests
 
     def take_output(self) -> bytes:
         """What can be written now: a piece of the replies, up to the first that is still open. b"": nothing.
 
-        The leases in it are added to `unsent_leases`; the transport clears that once the bytes are out.
+        The calls that got leases are added to `unsent`; the transport clears that once the bytes are out.
         """
         out: list[bytes] = []
-        size = counted = 0
+        size = 0
         slots = self._slots
         while slots and size < OUTPUT_PIECE_BYTES:
             slot = slots[0]
             if isinstance(slot, bytes):
-                out.append(slot)
+                part = slot
             else:
-                outcome = slot.request.outcome
+                outcome = slot.outcome
                 if outcome is None:
                     break
                 if isinstance(outcome, Done):
-                    encode_into(out, slot.row.reply(outcome.answer, slot.request.intent), slot.resp3)
-                    self.unsent_leases += slot.leases()
+                    row = slot.row
+                    answer, intent, resp3 = outcome.answer, slot.intent, slot.resp3
+                    part = row.quick(answer, intent, resp3) or encode(row.reply(answer, intent), resp3)
+                    if row.leases:
+                        self.unsent.append(slot)
                 else:
-                    encode_into(out, Error(outcome.code, outcome.text), slot.resp3)
+                    part = encode(Error(outcome.code, outcome.text), slot.resp3)
             slots.popleft()
-            size += sum(map(len, out[counted:]))
-            counted = len(out)
+            out.append(part)
+            size += len(part)
         return b"".join(out)
 
     def lost_leases(self) -> list[str]:
         """The leases in replies that did not get out, written or not."""
-        return self.unsent_leases + [
-            lease for slot in self._slots if isinstance(slot, _Slot) for lease in slot.leases()
-        ]
+        calls = self.unsent + [slot for slot in self._slots if isinstance(slot, Call)]
+        return [lease for call in calls for lease in call.leases()]
 
     @property
     def finished(self) -> bool:
@@ -159,12 +169,17 @@ class Connection:
         return self.closing and not self._slots
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether everything that was said is answered, and the conversation goes on."""
+        return not self._slots and not self._held_back and not self.closing
+
+    @property
     def has_output(self) -> bool:
         """Whether there is a reply that can be written."""
         if not self._slots:
             return False
         slot = self._slots[0]
-        return isinstance(slot, bytes) or slot.request.outcome is not None
+        return isinstance(slot, bytes) or slot.outcome is not None
 
     @property
     def is_blocked(self) -> bool:
@@ -190,9 +205,7 @@ class Connection:
 
     def _say(self, value: Value) -> None:
         """Put a reply in its slot."""
-        out: list[bytes] = []
-        encode_into(out, value, self.session.resp3)
-        self._slots.append(b"".join(out))
+        self._slots.append(encode(value, self.session.resp3))
 
     def _set_limits(self) -> None:
         """Limits are tight until a client has shown who it is: a stranger gets no megabyte to fill."""
@@ -210,23 +223,45 @@ class Connection:
             if self.session.authenticated != was_authenticated:
                 self._set_limits()
 
+    def _begin_all(self, commands: list[list[bytes]], requests: list[Request]) -> None:
+        """Begin commands in order. What comes behind a fetch that blocks is held back, behind the end forgotten."""
+        self._blocked = None
+        for at, argv in enumerate(commands):
+            self._begin(argv, requests)
+            if self.closing:
+                return
+            if self._blocked is not None:
+                self._hold_back(commands[at + 1 :])
+                return
+
     def _begin(self, argv: list[bytes], requests: list[Request]) -> None:
-        if argv[0].upper() in (b"POST", b"HOST:"):
-            # A browser was made to speak to this port (cross-protocol scripting, as Redis calls it).
-            self.is_http = self.closing = True
-            return
+        session = self.session
         try:
-            row = find(argv)
-            if not self.session.authenticated and "no_auth" not in row.flags:
+            row = TABLE.get(argv[0])
+            if row is None or not row.words_min <= len(argv) <= row.words_max:
+                if argv[0].upper() in (b"POST", b"HOST:"):
+                    # A browser was made to speak to this port (cross-protocol scripting, as Redis calls it).
+                    self.is_http = self.closing = True
+                    return
+                row = find(argv)
+            if not session.authenticated and "no_auth" not in row.flags:
                 raise Refused(NOAUTH, "Authentication required.")
             if row.parse is None:
                 self._greet(row, argv)
                 return
-            request = Request(self, row.parse(argv, self.session.worker))
+            call = Call(self, row.parse(argv, session.worker), row, session.resp3)
         except Refused as refused:
             self._say(Error(refused.code, refused.text))
             return
-        self._slots.append(_Slot(row, request, self.session.resp3))
-        requests.append(request)
-        if isinstance(request.intent, FetchAny | ReadEvents) and request.intent.block_ms != UNSET:
-            self._blocked = request
+        self._slots.append(call)
+        requests.append(call)
+        if row.may_block:
+            intent = call.intent
+            if isinstance(intent, _MAY_BLOCK) and intent.block_ms != UNSET:
+                self._blocked = call
+
+    def _end_at_fault(self) -> None:
+        """After the commands before it, once these are begun, say what is wrong, and nothing more."""
+        if not self.closing and not self._held_back:
+            self.closing = True
+            self._say(Error(ERR, self._parser.fault or ""))

@@ -11,23 +11,30 @@ from typing import Final, final
 class Session:
     """One client: its address, the name it gave itself, its protocol, and whether it has shown who it is."""
 
-    __slots__ = ("_password", "authenticated", "client_id", "leaving", "lib", "name", "peer", "resp3")
+    __slots__ = ("_name", "_password", "authenticated", "client_id", "leaving", "lib", "peer", "resp3", "worker")
 
     def __init__(self, client_id: int, peer: str, password: str = "") -> None:
         self._password: Final = password.encode()
         self.client_id: Final = client_id
         self.peer: Final = peer
         self.lib: Final[dict[str, str]] = {}
-        self.name = ""
+        self._name = ""
+        self.worker = peer
+        """How events name this client: the name it gave itself, else its address."""
         self.resp3 = False
         self.authenticated = not password
         self.leaving = False
         """The client asked to be disconnected (QUIT)."""
 
     @property
-    def worker(self) -> str:
-        """How events name this client: the name it gave itself, else its address."""
-        return self.name or self.peer
+    def name(self) -> str:
+        """What the client calls itself; "": it did not say."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+        self.worker = name or self.peer
 
     @property
     def needs_password(self) -> bool:

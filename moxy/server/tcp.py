@@ -1,23 +1,27 @@
-"""Sockets, the loop and the one timer around a service.
+"""The loop and the one timer around a service, and a thin asyncio.Protocol per client.
 
-Lives here: a thin asyncio.Protocol per client, the driver that runs a turn when something arrived or time is up, and
-an orderly end. Must not: RESP, queue rules, the order of replies.
+Lives here: the driver that runs a turn when something arrived or time is up, and an orderly end. Must not: RESP,
+queue rules, the order of replies, how bytes come in (`doors`, `epoll`).
 
-All that arrives in one turn of the loop is one batch: protocols submit, the driver wakes once, runs one turn of the
-service, and each touched connection gets one write. While a commit is awaited the next batch gathers.
+All that arrives in one wake-up of the loop is one batch: protocols submit, the driver runs one turn of the service,
+and each touched connection gets one write. Turns never overlap: while a commit is awaited the next batch gathers.
+A turn that waits for nothing is run where it is wanted, without a task or a future; one that does goes on in a task.
 """
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol, cast, final
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from typing import Any, Final, Protocol, cast, final
 
 from moxy.backends.base import Backend, Clock
 from moxy.core.events import AnyEvent
+from moxy.requests import Client, Turn
 from moxy.server.connection import Connection
+from moxy.server.doors import Door, Form, listen, open_door
 from moxy.server.greetings import Greetings
 from moxy.server.session import Session
-from moxy.service import Service, Turn
+from moxy.service import Service
 
 OUTPUT_BYTES_MAX: Final = 256 * 1024 * 1024
 """Replies that may wait for a client that does not read; beyond it the client is cut off."""
@@ -49,7 +53,12 @@ class Server:
         password: str = "",
         clients_max: int = 20_000,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
+        form: Form = "auto",
+        busy_poll_us: int = 0,
+        turns_in_tasks: bool = False,
     ) -> None:
+        """`turns_in_tasks`: the backend needs a task around it from the first step on, as one does whose commands go
+        over a network with time-outs."""
         self.service: Final = Service(backend, clock)
         self.address = ("", 0)
         self.say: Final = say
@@ -60,11 +69,18 @@ class Server:
         self._password: Final = password
         self._clients_max: Final = clients_max
         self._greetings: Final = Greetings(backend, clock)
-        self._sockets: asyncio.Server | None = None
-        self._wake: Final = asyncio.Event()
+        self._form: Final = form
+        self._busy_poll_us: Final = busy_poll_us
+        self._turns_in_tasks: Final = turns_in_tasks
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._door: Door | None = None
+        self._over: asyncio.Future[None] | None = None
+        self._wanted = False
+        self._coming = False
+        self._going_on: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
-        self._links: dict[Connection, Link] = {}
+        self._links: dict[Client | None, Link] = {}
         self._touched: dict[Link, None] = {}
         self._next_id = 0
         self._stopping = False
@@ -73,10 +89,11 @@ class Server:
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError when the address cannot be had."""
-        loop = asyncio.get_running_loop()
-        self._sockets = await loop.create_server(lambda: Link(self), host, port, backlog=1024)
-        self.address = self._sockets.sockets[0].getsockname()[:2]
+        listeners = await listen(host, port)
+        self.address = listeners[0].getsockname()[:2]
         self._greetings.port = self.address[1]
+        self._door = open_door(self._form, self, lambda: Link(self), self._busy_poll_us)
+        await self._door.open(listeners)
 
     async def run(self) -> None:
         """Run turns until `stop`, then answer what arrived, say goodbye and let go of the backend.
@@ -84,29 +101,30 @@ class Server:
         Raises what the backend raises when it can promise nothing any more: then nobody is answered, and the caller
         must end the process.
         """
-        beside = asyncio.create_task(self._backend.run(self._wake.set))
-        beside.add_done_callback(lambda _: self._wake.set())
+        self._loop = asyncio.get_running_loop()
+        self._over = self._loop.create_future()
+        beside = asyncio.create_task(self._backend.run(self._want_turn))
+        beside.add_done_callback(self._ended_beside)
+        self._want_turn()
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                stopping = self._stopping
-                if beside.done():
-                    beside.result()
-                await self._turn()
-                if stopping:
-                    break
+            try:
+                await self._over
+            finally:
+                await self._rest({beside})
+            await self._goodbye()
         finally:
-            beside.cancel()
-        await asyncio.wait([beside])
-        await self._goodbye()
+            if self._door is not None:
+                for link in list(self._links.values()):
+                    link.abort()
+                await asyncio.sleep(0)  # they hear of it
+                self._door.close()
 
     def stop(self) -> None:
         """Accept nothing new; `run` returns after one more turn."""
         self._stopping = True
-        if self._sockets is not None:
-            self._sockets.close()
-        self._wake.set()
+        if self._door is not None:
+            self._door.stop_accepting()
+        self._want_turn()
 
     # From the links
 
@@ -132,31 +150,104 @@ class Server:
         self.service.undelivered(connection.lost_leases())  # before the bound ones: these are not charged
         self.service.disconnected(connection)
         if self.service.has_work:
-            self._wake.set()
+            self._want_turn()
 
     def touch(self, link: "Link") -> None:
         """This link has something to submit or to write: look after it in the coming turn."""
         self._touched[link] = None
-        self._wake.set()
+        self._wanted = True
+        if not self._coming:
+            self._want_turn()
 
     # The turn
 
-    async def _turn(self) -> None:
-        turn = await self.service.turn()
-        self._greetings.commands += len(turn.answered)
-        self._greetings.blocked = self.service.blocked
-        self._reply(turn)
-        for observe in self._observers:
-            observe(turn.events)
-        if self.service.has_work:
-            asyncio.get_running_loop().call_soon(self._wake.set)  # not at once: the sockets come first
-        self._set_timer()
+    def hold_turn(self) -> None:
+        """Whoever calls this reads what is ready, and then calls `run_turn`: nobody else need see to it."""
+        self._coming = True
+
+    def run_turn(self) -> bool:
+        """Run a turn if one is wanted and none is under way. False: it is not over yet, but goes on in a task."""
+        self._coming = False
+        if self._going_on is not None:
+            return False
+        if not self._wanted or self._over is None or self._over.done():
+            return True
+        is_last = self._stopping
+        if is_last and self._door is not None:
+            self._door.gather()
+        self._wanted = False
+        turn = self.service.turn()
+        try:
+            if self._turns_in_tasks:
+                self._go_on(turn, is_last)
+                return False
+            waits_for = turn.send(None)
+        except StopIteration as end:
+            self._conclude(end.value, is_last)
+            return True
+        except Exception as failure:
+            self._fail(failure)
+            return True
+        self._go_on(_resumed(turn, waits_for), is_last)
+        return False
+
+    def _want_turn(self) -> None:
+        """A turn is due: after everything else that this iteration of the loop has to do."""
+        self._wanted = True
+        if not self._coming and self._loop is not None:
+            self._coming = True
+            self._loop.call_soon(self.run_turn)
+
+    def _go_on(self, turn: Coroutine[Any, Any, Turn], is_last: bool) -> None:
+        async def go_on() -> None:
+            try:
+                ended = await turn
+            except Exception as failure:
+                self._fail(failure)
+                return
+            self._going_on = None
+            self._conclude(ended, is_last)
+            self.run_turn()  # over what arrived meanwhile
+
+        assert self._loop is not None
+        self._going_on = self._loop.create_task(go_on())
+
+    def _conclude(self, turn: Turn, is_last: bool) -> None:
+        """The turn is committed: reply, tell the observers, and see when the next one is due."""
+        try:
+            self._greetings.commands += len(turn.answered)
+            self._greetings.blocked = self.service.blocked
+            self._reply(turn)
+            for observe in self._observers:
+                observe(turn.events)
+            if self.service.has_work:
+                self._want_turn()  # not at once: the sockets come first
+            self._set_timer()
+        except Exception as failure:
+            self._fail(failure)
+        if is_last and self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def _fail(self, failure: BaseException) -> None:
+        """Nothing can be promised any more: no further turn, and `run` raises it."""
+        if self._over is not None and not self._over.done():
+            self._over.set_exception(failure)
+
+    def _ended_beside(self, beside: asyncio.Task[None]) -> None:
+        failure = None if beside.cancelled() else beside.exception()
+        if failure is not None:
+            self._fail(failure)
 
     def _reply(self, turn: Turn) -> None:
         """One write to each connection that has something to say."""
         touched, self._touched = self._touched, {}
+        last = None
         for request in turn.answered:
-            link = self._links.get(request.client) if isinstance(request.client, Connection) else None
+            client = request.client
+            if client is last:
+                continue
+            last = client
+            link = self._links.get(client)
             if link is not None:
                 touched[link] = None
         for link in touched:
@@ -173,16 +264,25 @@ class Server:
         self._timer_ms = wake_ms
         if wake_ms is not None:
             delay_s = max(wake_ms - self._clock.now_ms(), 0) / 1000
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._time_is_up)
+            assert self._loop is not None
+            self._timer = self._loop.call_later(delay_s, self._time_is_up)
 
     def _time_is_up(self) -> None:
         self._timer = self._timer_ms = None
-        self._wake.set()
+        self._want_turn()
+
+    async def _rest(self, tasks: set[asyncio.Task[None]]) -> None:
+        """No more turns, and nothing beside them."""
+        if self._going_on is not None:
+            tasks.add(self._going_on)
+        for task in tasks:
+            task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.wait(tasks)
 
     async def _goodbye(self) -> None:
         """Close every connection after what it was told has gone out, then the backend."""
-        if self._timer is not None:
-            self._timer.cancel()
         for link in list(self._links.values()):
             link.close()
         loop = asyncio.get_running_loop()
@@ -191,8 +291,25 @@ class Server:
             await asyncio.sleep(0.01)
         for link in list(self._links.values()):
             link.abort()
+        await asyncio.sleep(0)
         await self.service.turn()  # the bound leases of those who were still here
         await self._backend.close()
+
+
+@types.coroutine
+def _resumed(turn: Coroutine[Any, Any, Turn], waits_for: object) -> Generator[object, None, Turn]:
+    """The rest of a coroutine that was begun outside of a task, and now waits: a task takes what it waits for first."""
+    try:
+        while True:
+            try:
+                yield waits_for
+            except BaseException as thrown:
+                waits_for = turn.throw(thrown)
+            else:
+                waits_for = turn.send(None)
+    except StopIteration as end:
+        ended: Turn = end.value
+        return ended
 
 
 @final
@@ -225,8 +342,7 @@ class Link(asyncio.Protocol):
         connection = self._connection
         if connection is None:
             return
-        for request in connection.receive(data):
-            self._server.service.submit(request)
+        self._server.service.submit_all(connection.receive(data))
         self._server.touch(self)
         if connection.is_full:
             self._pause()
@@ -245,7 +361,7 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._unwritten = False
         if self._connection is not None:
-            self._connection.unsent_leases.clear()
+            self._connection.unsent.clear()
             self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -265,10 +381,11 @@ class Link(asyncio.Protocol):
             output = connection.take_output()
             if output and not self._write(connection, transport, output):
                 return
+            if connection.is_at_rest and self._reading:
+                return  # nearly always
             requests = connection.proceed()
-            for request in requests:
-                self._server.service.submit(request)
             if requests:
+                self._server.service.submit_all(requests)
                 self._server.touch(self)
             going = connection.has_output
         self._end_or_read_on(connection, transport)
@@ -276,14 +393,14 @@ class Link(asyncio.Protocol):
     def _write(self, connection: Connection, transport: asyncio.Transport, output: bytes) -> bool:
         """Whether the peer is still there to write to."""
         transport.write(output)
-        if transport.get_write_buffer_size() > self._server.output_bytes_max:
+        if self._unwritten and transport.get_write_buffer_size() > self._server.output_bytes_max:
             self._server.say("client.cut_off", peer=connection.session.peer, why="does not read its replies")
             transport.abort()
             return False
         if transport.is_closing():  # a write to a peer that is gone closes it
             return False
         if not self._unwritten:
-            connection.unsent_leases.clear()
+            connection.unsent.clear()
         return True
 
     def _end_or_read_on(self, connection: Connection, transport: asyncio.Transport) -> None:

@@ -7,8 +7,10 @@ Integers are as strict as Redis': no sign `+`, no leading zeros, no blanks, no u
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
+from moxy.core import ids
 from moxy.core.commands import (
     UNSET,
     Ack,
@@ -39,7 +41,7 @@ from moxy.core.commands import (
 )
 from moxy.core.errors import BADTIMEOUT, ERR, LEASED, NOTASK, TOOBIG, Refused
 from moxy.core.events import PurgeState
-from moxy.core.ids import NUMBER_MAX, client_task_id, queue_name, split_lease_id
+from moxy.core.ids import NUMBER_MAX, client_task_id, split_lease_id
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.policy import COUNT_MAX, DURATION_MS_MAX, PAYLOAD_BYTES_MAX, RANGES, REASON_BYTES_MAX
 from moxy.wire.resp import parse_int
@@ -51,9 +53,15 @@ Parse: TypeAlias = Callable[[Argv, str], Intent]
 _ATTEMPTS_MAX: Final = RANGES["max_attempts"][1]
 _PEEK_COUNT: Final = 10
 _EVENTS_COUNT: Final = 100
+_REMEMBERED: Final = 4096
+"""Arguments that come again and again, in their checked form: most clients say the same few queues and timeouts."""
 
 
 # Single arguments
+
+
+queue_name: Final[Callable[[bytes], str]] = lru_cache(_REMEMBERED)(ids.queue_name)
+"""A legal queue name. Raises Refused BADQUEUE."""
 
 
 def integer(raw: bytes, what: str, low: int, high: int) -> int:
@@ -74,6 +82,7 @@ def lease_ms(raw: bytes, what: str) -> int:
     return value
 
 
+@lru_cache(_REMEMBERED)
 def fetch_timeout(raw: bytes) -> int:
     """The visibility timeout of a FETCH; 0 for the word DEFAULT. Raises Refused BADTIMEOUT."""
     value = parse_int(raw)

@@ -17,6 +17,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, final
 
+from moxy.wire.scan import plain_commands
+
 _CRLF: Final = b"\r\n"
 _ARRAY: Final = ord("*")
 _BULK: Final = ord("$")
@@ -27,7 +29,6 @@ _INT64_MIN: Final = -(1 << 63)
 _INT64_MAX: Final = (1 << 63) - 1
 
 # Nearly every header is one of these: one look-up checks its type byte and its digits.
-_SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
 _SHORT_BULKS: Final = {b"$%d" % size: size for size in range(1025)}
 _UNKNOWN: Final = 1 << 60  # what any other header says until it is read with care: over every limit
 
@@ -81,26 +82,38 @@ class Parser:
     @property
     def buffered_bytes(self) -> int:
         """What is held for a command that is incomplete."""
+        if not self._held and not self._args:
+            return 0
         return len(self._held) + sum(map(len, self._args))
 
     def feed(self, data: bytes) -> list[list[bytes]]:
         """The commands that `data` completes, in order."""
         commands: list[list[bytes]] = []
         if self.fault is None:
-            self._take(data, commands)
+            pos = 0
+            if not self._held and not self._missing:  # between commands: nearly always
+                pos = plain_commands(data, commands, self._bulk_bytes_max, self._elements_max)
+            if pos < len(data):
+                self._take(data, pos, commands)
         return commands
 
-    def _take(self, data: bytes, commands: list[list[bytes]]) -> None:
-        """Parse what is held and `data`, once that is worth it; hold what is not used.
+    def _take(self, data: bytes, pos: int, commands: list[list[bytes]]) -> None:
+        """Parse what is held and `data` from `pos` on, once that is worth it; hold what is not used.
 
         Apart from `feed`: mypy, and so mypyc, believes an attribute that was None to stay so in the same function.
         """
+        was_midway = self._missing > 0
         if self._held:
+            was_midway = True
             self._held += data
             if len(self._held) < self._need_bytes and not (self._in_line and b"\n" in data):
                 return
             data = bytes(self._held)
-        pos = self._parse(data, commands)
+        if self._missing:
+            pos = self._elements(data, pos, commands)
+        if was_midway and not self._missing:
+            pos += plain_commands(data[pos:], commands, self._bulk_bytes_max, self._elements_max)
+        pos = self._parse(data, pos, commands)
         if self.fault is not None:
             self._args, self._held = [], bytearray()
         elif pos < len(data):
@@ -108,48 +121,18 @@ class Parser:
         elif self._held:
             self._held = bytearray()
 
-    def _parse(self, data: bytes, commands: list[list[bytes]]) -> int:
-        """Append the commands that are complete; the offset of the first byte not used.
+    def _parse(self, data: bytes, pos: int, commands: list[list[bytes]]) -> int:
+        """Append the commands from `pos` on that are complete; the offset of the first byte not used.
 
         The methods it calls take one thing each and return the offset after it. What they cannot take is at fault or
         still incomplete: then they return -1, or leave elements missing, having noted how many bytes to wait for.
         """
-        pos = self._elements(data, 0, commands) if self._missing else 0
-        if not self._missing:
-            pos = self._plain_commands(data, pos, commands)
         while pos < len(data) and not self._missing:
             after = self._array(data, pos) if data[pos] == _ARRAY else self._inline(data, pos, commands)
             if after < 0:
                 break
             pos = self._elements(data, after, commands) if self._missing else after
         return pos
-
-    def _plain_commands(self, data: bytes, pos: int, commands: list[list[bytes]]) -> int:
-        """The fast path: the commands from `pos` on that are whole, of few elements, and with no CRLF in these.
-
-        There every other line is a header and the lines between are the elements. It takes only what is certainly
-        right; where it stops, the other methods go on and judge.
-        """
-        lines = (data[pos:] if pos else data).split(_CRLF)
-        unended = len(lines) - 1  # the last one is what follows the last CRLF
-        bulk_bytes_max = self._bulk_bytes_max
-        first = 0
-        while True:
-            count = _SHORT_ARRAYS.get(lines[first], _UNKNOWN)
-            after = first + 1 + 2 * count
-            if after > unended or count > self._elements_max:
-                break
-            args = lines[first + 2 : after : 2]
-            header = first + 1
-            for arg in args:
-                size = len(arg)
-                told = lines[header]
-                if size > bulk_bytes_max or (_SHORT_BULKS.get(told) != size and told != b"$%d" % size):
-                    return len(data) - len(_CRLF.join(lines[first:]))
-                header += 2
-            commands.append(args)
-            first = after
-        return len(data) - len(_CRLF.join(lines[first:]))
 
     def _elements(self, data: bytes, pos: int, commands: list[list[bytes]]) -> int:
         """Elements from `pos` on, until the command that lacks them is complete."""

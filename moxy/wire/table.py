@@ -15,11 +15,12 @@ from moxy.core.answers import AckResult, Answer, Delivery, Names, Past, QueueSta
 from moxy.core.commands import Fetch, Intent, ReadHistory, ReadPolicy
 from moxy.core.errors import ERR, Refused
 from moxy.core.explain import fields, why
-from moxy.wire import arguments
+from moxy.wire import arguments, resp
 from moxy.wire.arguments import Argv, Parse
 from moxy.wire.resp import NULL_ARRAY, Error, Simple, Value
 
 Reply: TypeAlias = Callable[[Answer, Intent], Value]
+Quick: TypeAlias = Callable[[Answer, Intent, bool], bytes]
 
 OK: Final = Simple("OK")
 
@@ -99,11 +100,49 @@ def _why(answer: Answer, intent: Intent) -> Value:
     return why(intent.task_id, answer.events, answer.cut)
 
 
+# Quick replies: the same bytes in one go for what is asked most often, or b"" for all else.
+
+
+def _not_quick(answer: Answer, intent: Intent, resp3: bool) -> bytes:
+    return b""
+
+
+def _ok_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
+    return resp.OK
+
+
+def _enqueued_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
+    assert isinstance(answer, list)
+    task_id = answer[0]
+    if not isinstance(task_id, str) or not task_id.isascii():
+        return b""
+    return f"{'%1' if resp3 else '*2'}\r\n$7\r\ntask_id\r\n${len(task_id)}\r\n{task_id}\r\n".encode()
+
+
+def _fetched_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
+    if not answer or not isinstance(answer, list) or not isinstance(intent, Fetch):
+        return b""
+    task = answer[0]
+    if not isinstance(task, Delivery) or task.lease_id is None:
+        return b""
+    lease_id, task_id, payload = task.lease_id, task.task_id, task.payload
+    if not lease_id.isascii() or not task_id.isascii():
+        return b""
+    head = (
+        f"{'%3' if resp3 else '*6'}\r\n$8\r\nlease_id\r\n${len(lease_id)}\r\n{lease_id}\r\n"
+        f"$7\r\ntask_id\r\n${len(task_id)}\r\n{task_id}\r\n$7\r\npayload\r\n${len(payload)}\r\n"
+    )
+    return b"%b%b\r\n" % (head.encode(), payload)
+
+
 @final
 class Row:
     """One verb. `arity` as Redis counts it: the verb included, negative when it is a minimum."""
 
-    __slots__ = ("arity", "flags", "name", "parse", "reply", "reply_doc", "summary", "syntax")
+    __slots__ = (
+        *("arity", "flags", "leases", "may_block", "name", "parse", "quick", "reply", "reply_doc", "summary"),
+        *("syntax", "words_max", "words_min"),
+    )
 
     def __init__(
         self,
@@ -115,6 +154,7 @@ class Row:
         reply_doc: str,
         parse: Parse | None = None,
         reply: Reply = _ok,
+        quick: Quick = _not_quick,
     ) -> None:
         self.name: Final = name
         self.arity: Final = arity
@@ -124,13 +164,20 @@ class Row:
         self.reply_doc: Final = reply_doc
         self.parse: Final = parse
         self.reply: Final = reply
+        self.quick: Final = quick
+        self.leases: Final = name == "MOXY.FETCH"
+        """Whether an answer may carry leases."""
+        self.may_block: Final = "blocking" in flags
+        self.words_min: Final = abs(arity)
+        self.words_max: Final = arity if arity > 0 else _NO_LIMIT
 
     def check_arity(self, argv: Argv) -> None:
         """Raises Refused in Redis' words."""
-        if len(argv) != self.arity if self.arity > 0 else len(argv) < -self.arity:
+        if not self.words_min <= len(argv) <= self.words_max:
             raise Refused(ERR, f"wrong number of arguments for '{self.name.lower()}' command")
 
 
+_NO_LIMIT: Final = 1 << 60
 _WRITE: Final = ("write", "fast")
 _READ: Final = ("readonly", "fast")
 _LOCAL: Final = ("fast", "loading", "stale", "noscript")
@@ -148,6 +195,7 @@ ROWS: Final[tuple[Row, ...]] = (
         '`["task_id", id]`',
         arguments.enqueue,
         _enqueued,
+        _enqueued_quickly,
     ),
     Row(
         "MOXY.MENQUEUE",
@@ -169,8 +217,18 @@ ROWS: Final[tuple[Row, ...]] = (
         f"option: an array of entries {_ENTRY}, or the null array",
         arguments.fetch,
         _fetched,
+        _fetched_quickly,
     ),
-    Row("MOXY.ACK", 2, _WRITE, "lease_id", "The task is done: remove it.", "`+OK`", arguments.ack),
+    Row(
+        "MOXY.ACK",
+        2,
+        _WRITE,
+        "lease_id",
+        "The task is done: remove it.",
+        "`+OK`",
+        arguments.ack,
+        quick=_ok_quickly,
+    ),
     Row(
         "MOXY.MACK",
         -2,

@@ -9,11 +9,23 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from moxy.core import invariants
-from moxy.core.answers import AckResult, Answer, Delivery, Names
-from moxy.core.commands import Ack, AckMany, AnyCommand, Fetch, FetchAny, Intent, ListQueues, Release, Tick
+from moxy.core.answers import AckResult, Answer, Delivery, Names, Past
+from moxy.core.commands import (
+    Ack,
+    AckMany,
+    AnyCommand,
+    Fetch,
+    FetchAny,
+    Intent,
+    ListQueues,
+    ReadEvents,
+    ReadHistory,
+    Release,
+    Tick,
+)
 from moxy.core.decider import decide
-from moxy.core.errors import Refused
-from moxy.core.events import Leased, ReleaseCause
+from moxy.core.errors import NOTASK, Refused
+from moxy.core.events import AnyEvent, Leased, ReleaseCause, TaskEvent
 from moxy.core.ids import split_lease_id
 from moxy.core.reducer import replay
 from moxy.core.state import QueueState
@@ -34,6 +46,7 @@ class CoreSystem:
     def __init__(self) -> None:
         self.states: dict[str, QueueState] = {}
         self._bound: list[tuple[str, str]] = []
+        self._events: dict[str, list[AnyEvent]] = {}
 
     def execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
         try:
@@ -86,6 +99,10 @@ class CoreSystem:
             answer = self._fetch(intent, now_ms)
         elif isinstance(intent, AckMany):
             return [self._ack(ack, now_ms) for ack in intent.acks]
+        elif isinstance(intent, ReadEvents):
+            return Past(self._events.get(intent.queue, [])[intent.from_seq - 1 :][: intent.count], 1)
+        elif isinstance(intent, ReadHistory):
+            return self._history(intent)
         else:
             assert isinstance(intent, ListQueues), intent
             wanted = re.compile(_glob(intent.pattern))
@@ -107,7 +124,16 @@ class CoreSystem:
         assert not broken, broken
         if decision.events:
             self.states[command.queue] = decision.state
+            self._events.setdefault(command.queue, []).extend(decision.events)
         return decision.answer
+
+    def _history(self, query: ReadHistory) -> Past:
+        """Here nobody keeps a log beside the core, so this is the adapter's own."""
+        events = [event for event in self._events.get(query.queue, []) if isinstance(event, TaskEvent)]
+        numbers = [event.number for event in events if event.task_id == query.task_id]
+        if not numbers:
+            raise Refused(NOTASK, "no event concerns it")
+        return Past([event for event in events if event.number == numbers[-1]], 1)
 
     def _fetch(self, fetch: FetchAny, now_ms: int) -> Answer:
         deliveries: list[Delivery] = []

@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _SEGMENT_BYTES: Final = 1 << 12
 """So small that a program of fifty steps begins several segments."""
+_EVENTS_KEPT: Final = 5
+"""So few of the latest events are in memory after a start: all others must come from the log."""
 
 
 class _InlineLoop(asyncio.SelectorEventLoop):
@@ -56,7 +58,10 @@ class OnDisk:
         self._faults = FaultyDisk(self._disk, only=("sync",))
         self.journal, recovered = Journal.open(self._faults, 7, clock.now_ms(), _SEGMENT_BYTES)
         self.memory = MemoryBackend(clock, ids, None, recovered.states)
-        self.memory.recent.add(event for _, event in self.journal.read(self.journal.horizon))
+        self.memory.recent.add(
+            event
+            for _, event in self.journal.read(max(self.journal.horizon, recovered.last_sequence - _EVENTS_KEPT + 1))
+        )
         self.bound = [
             task.lease.lease_id
             for state in recovered.states.values()
@@ -76,7 +81,8 @@ class OnDisk:
 
     def snapshot(self, now_ms: int) -> None:
         """What the backend does now and then beside turns."""
-        self.journal.write_snapshot(self.memory.states(), self.journal.mark(), now_ms)
+        self.journal.write_snapshot(self.memory.freeze(), self.journal.mark(), now_ms)
+        self.memory.thaw()
         self.journal.retain(now_ms, None, None)
 
     def fail_the_next_sync(self) -> None:
@@ -119,6 +125,10 @@ class JournalSystem(ServiceSystem):
         with suppress(LogFailed):  # which a command without an event does not raise: it syncs nothing
             self.execute(client, argv, now_ms)
         self.restart("power", chance, now_ms)
+
+    def close(self) -> None:
+        """Without a last word: it would be to the disk, and whoever lets go may have found it broken."""
+        self.deployment.close()
 
     def snapshot(self, now_ms: int) -> None:
         self.clock.ms = now_ms

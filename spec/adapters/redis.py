@@ -17,7 +17,7 @@ from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT
 from moxy.core.answers import Names
 from moxy.core.commands import ListQueues
-from moxy.core.state import QueueState
+from moxy.core.state import QueueState, state_of
 from moxy.service import Service
 from spec.adapters.service import ServiceSystem, SettableClock, ZeroIds
 from spec.system import Durable, Ending, Plain
@@ -62,7 +62,7 @@ class OnRedis:
         for name in page.names:
             dump = await read_dump(self._link, self._prefix, name)
             assert not dump.contradictions, dump.contradictions
-            states[name] = dump.state
+            states[name] = state_of(dump.image)
         return states
 
     async def _delete(self) -> None:

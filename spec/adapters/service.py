@@ -13,10 +13,11 @@ from moxy.backends.memory import MemoryBackend
 from moxy.core.commands import Intent
 from moxy.core.errors import Refused
 from moxy.core.state import QueueState
+from moxy.requests import Request
 from moxy.server.connection import Connection
 from moxy.server.greetings import Greetings
 from moxy.server.session import Session
-from moxy.service import Request, Service
+from moxy.service import Service
 from moxy.wire.table import Row, find
 from spec import system
 from spec.adapters.values import Decoder, canonical, cut, encode_command, in_resp3_shape, plain_value
@@ -269,5 +270,5 @@ class ConnectionSystem(OverService[_Talker]):
     def _read(self, talker: _Talker) -> None:
         for part in cut(talker.connection.take_output(), self._chance):
             talker.decoder.feed(part)
-        talker.connection.unsent_leases.clear()
+        talker.connection.unsent.clear()
         assert not talker.connection.proceed(), "something was held back that nobody sent"

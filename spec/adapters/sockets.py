@@ -24,6 +24,11 @@ _ROUNDS_TO_REST: Final = 6
 """Rounds of the loop after which a server that was sent nothing new has no turn left to run."""
 
 
+_MOMENT_S: Final = 1e-6
+"""What a timer may be early by. After months of the machine's time a sum of seconds is not exact to a nanosecond, which
+is what the loop asks for by itself; and here time does not go on by itself."""
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """An event loop whose time is the machine's, so that the server's own timer fires when the machine says so."""
 
@@ -31,6 +36,7 @@ class _Loop(asyncio.SelectorEventLoop):
         self.ms = 0.0
         self.is_closing = False
         super().__init__()
+        self._clock_resolution = _MOMENT_S
 
     def time(self) -> float:
         if self.is_closing:

@@ -11,7 +11,8 @@ from typing import Final
 from msgspec.structs import asdict
 
 from moxy.core import invariants
-from moxy.core.state import QueueState, Task
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task
 from moxy.core.views import show
 from moxy.wire.resp import Error, NullArray, Simple, Value
 from spec.model import Refusal
@@ -32,6 +33,7 @@ def _canonical_queue(state: QueueState, at_ms: int) -> dict[str, object]:
     broken = invariants.broken(state)
     assert not broken, broken
     return {
+        "seq": state.seq,
         "paused": state.paused,
         "policy": asdict(state.policy),
         "next_number": state.next_number,
@@ -137,7 +139,7 @@ def in_resp3_shape(argv: Sequence[bytes], reply: Plain) -> Plain:
     verb = argv[0].upper()
     if verb in _MAPS or (verb == b"MOXY.FETCH" and len(argv) == 3):
         return _pairs(reply)
-    if verb in (b"MOXY.PEEK", b"MOXY.FETCH"):
+    if verb in (b"MOXY.PEEK", b"MOXY.FETCH", b"MOXY.EVENTS", b"MOXY.HISTORY"):
         return [_pairs(entry) if isinstance(entry, list) else entry for entry in reply]
     return reply
 

@@ -4,11 +4,10 @@ What lives here: one command carried out by the real `decide` and `apply`, and w
 here: the search, liveness (`search`), a second idea of how a queue works.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Final
-
-import msgspec
 
 from moxy.core.answers import Delivery, QueueStats
 from moxy.core.commands import (
@@ -29,12 +28,24 @@ from moxy.core.commands import (
     Stats,
     Tick,
 )
-from moxy.core.decider import Decision
+from moxy.core.decision import Decision
 from moxy.core.errors import NOLEASE, Refused
-from moxy.core.events import AnyEvent, DeadLettered, Expired, Leased, Purged, Redriven, Released, Requeued, TaskEvent
+from moxy.core.events import (
+    AnyEvent,
+    DeadLettered,
+    Expired,
+    Failed,
+    Leased,
+    Purged,
+    Redriven,
+    Released,
+    Requeued,
+    TaskEvent,
+)
 from moxy.core.ids import lease_id
 from moxy.core.invariants import broken_by, first_eligible
 from moxy.core.lifecycle import DEAD, READY, SCHEDULED
+from moxy.core.reading import different
 from moxy.core.state import QueueState
 from spec.explore.scopes import QUEUE
 from spec.explore.telling import brief
@@ -102,16 +113,8 @@ def _judge_step(world: World, command: Command, decision: Decision, after: Queue
 
 
 def _same(one: QueueState, other: QueueState) -> bool:
-    """Equal in every field. `==` will not do: the orders are compared by identity there."""
-    if one is other:
-        return True
-    return all(
-        mine == theirs or (isinstance(mine, _ORDERED) and isinstance(theirs, _ORDERED) and list(mine) == list(theirs))
-        for mine, theirs in zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
-    )
-
-
-_ORDERED: Final = type(QueueState("").ready)
+    """Equal in every field. `==` will not do: states are compared by identity there."""
+    return one is other or not different(one, other)
 
 
 def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], after: QueueState) -> None:
@@ -120,6 +123,7 @@ def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], aft
     named = {event.number for event in events if isinstance(event, TaskEvent)}
     purged = any(isinstance(event, Purged) for event in events)
     redriven = {event.number for event in events if isinstance(event, Redriven)}
+    charged = _charged(events)
     for number, old in before.tasks.items():
         new = after.tasks.get(number)
         if new is old:
@@ -132,6 +136,11 @@ def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], aft
             continue
         if new.place != old.place and number not in redriven:
             raise Broken(f"I7: task {old.task_id!r} lost its place: {old.place} became {new.place}")
+        if number in redriven and new.place < before.next_number:
+            raise Broken(f"I7: task {old.task_id!r} was redriven to place {new.place}, and not behind the others")
+        attempts = (0 if number in redriven else old.tally.attempts) + charged[number]
+        if new.tally.attempts != attempts:
+            raise Broken(f"I8: task {old.task_id!r} has {new.tally.attempts} attempts, and {attempts} were charged")
         if (new.task_id, new.payload, new.priority, new.options) != (
             old.task_id,
             old.payload,
@@ -148,6 +157,15 @@ def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], aft
     for event in events:
         if isinstance(event, Requeued | Released | DeadLettered):
             _judge_return(before, event, after, now_ms)
+
+
+def _charged(events: Sequence[AnyEvent]) -> Counter[int]:
+    """How many attempts each task used up: by an expiry, a NACK that is no release, a disconnect."""
+    return Counter(
+        event.number
+        for event in events
+        if isinstance(event, Expired | Failed) or (isinstance(event, Released) and event.cause == "disconnect")
+    )
 
 
 def _judge_return(

@@ -36,6 +36,8 @@ class Scope:
     seeds: tuple[int, ...] = (0,)
     whole: bool = False
     deep: bool = False
+    states_max: int = 20_000
+    """More than any scope has, so that a fault by which something grows for ever ends the exploration too."""
 
     def __post_init__(self) -> None:
         """What `reduced` relies on when it lets connections change places."""
@@ -72,6 +74,26 @@ _OPERATORS: Final = (Redrive(QUEUE), Redrive(QUEUE, 1), Purge(QUEUE, "dead"))
 SCOPES: Final[dict[str, Scope]] = {
     scope.name: scope
     for scope in (
+        Scope(
+            "dedup",
+            "two ids enqueued again and again, one with a window",
+            4,
+            Policy(max_attempts=2, lease_ms=1),
+            enqueues=(
+                Enqueue(QUEUE, b"", "a", dedup_ms=2),
+                Enqueue(QUEUE, b"", "b", dedup_ms=2),
+                Enqueue(QUEUE, b"", "b"),
+            ),
+            deletes=True,
+            operators=(Purge(QUEUE, "dead"),),
+        ),
+        Scope(
+            "own options",
+            "tasks with attempts and leases of their own, one that may fail for ever",
+            3,
+            enqueues=(Enqueue(QUEUE, b"", max_attempts=1, lease_ms=3), Enqueue(QUEUE, b"", max_attempts=0)),
+            nacks=(("retry", UNSET),),
+        ),
         Scope(
             "plain",
             "enqueue, fetch one or two, ack, expire; leases of two lengths",
@@ -121,17 +143,13 @@ SCOPES: Final[dict[str, Scope]] = {
             ),
         ),
         Scope(
-            "dedup",
-            "two ids enqueued again and again, one with a window",
+            "full",
+            "a bound on what waits, ready and delayed together, and tasks that come back past it",
             4,
-            Policy(max_attempts=2, lease_ms=1),
-            enqueues=(
-                Enqueue(QUEUE, b"", "a", dedup_ms=2),
-                Enqueue(QUEUE, b"", "b", dedup_ms=2),
-                Enqueue(QUEUE, b"", "b"),
-            ),
-            deletes=True,
-            operators=(Purge(QUEUE, "dead"),),
+            Policy(max_attempts=2, lease_ms=1, max_ready=2),
+            enqueues=(Enqueue(QUEUE, b""), Enqueue(QUEUE, b"", delay_ms=1)),
+            nacks=(("retry", 1),),
+            operators=(Redrive(QUEUE, 1), Purge(QUEUE, "scheduled")),
         ),
         Scope(
             "bound",
@@ -140,13 +158,6 @@ SCOPES: Final[dict[str, Scope]] = {
             Policy(max_attempts=2, lease_ms=1, max_hold_ms=2),
             fetches=(Fetch(QUEUE, 0, 1, "w1", True), Fetch(QUEUE, 0, 1, "w2", True)),
             extends=(2,),
-        ),
-        Scope(
-            "own options",
-            "tasks with attempts and leases of their own, one that may fail for ever",
-            3,
-            enqueues=(Enqueue(QUEUE, b"", max_attempts=1, lease_ms=3), Enqueue(QUEUE, b"", max_attempts=0)),
-            nacks=(("retry", UNSET),),
         ),
         Scope(
             "shared",
@@ -162,6 +173,7 @@ SCOPES: Final[dict[str, Scope]] = {
             Policy(max_attempts=2, lease_ms=1),
             **_SHARED,
             deep=True,
+            states_max=2_000_000,
         ),
         Scope(
             "everything",
@@ -173,6 +185,7 @@ SCOPES: Final[dict[str, Scope]] = {
             nacks=(("retry", UNSET), ("fatal", UNSET), ("release", UNSET)),
             operators=(Pause(QUEUE), Resume(QUEUE), Redrive(QUEUE, 1), Purge(QUEUE, "dead")),
             deep=True,
+            states_max=2_000_000,
         ),
     )
 }

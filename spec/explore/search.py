@@ -83,6 +83,8 @@ class Explorer:
                     to = self.seen.get(key)
                     if to is None:
                         to = self.seen[key] = len(self.parents)
+                        if to >= self.scope.states_max:
+                            return self.tell(f"{to + 1} states, and no end of them: something grows", self.path(at))
                         self.parents.append(at)
                         self.ways.append(way)
                         following.append(after)

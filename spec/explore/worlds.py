@@ -10,7 +10,8 @@ import msgspec
 from moxy.core.commands import UNSET, Ack, Command, Configure, Delete, Extend, Nack, Redrive, Release, Tick
 from moxy.core.errors import FULL, LEASED, MAXHOLD, NOTASK
 from moxy.core.lifecycle import DEAD, PROCESSING
-from moxy.core.state import QueueState, Task
+from moxy.core.state import QueueState
+from moxy.core.tasks import Task
 from spec.explore.scopes import QUEUE, Scope
 
 START_MS: Final = 1000

@@ -186,6 +186,23 @@ class Clients(Steps):
     def show(self, client: str, queue: bytes, pick: int) -> None:
         self.say("show", client, b"SHOW", queue, self.task_id(queue, pick))
 
+    @rule(
+        client=client_names,
+        queue=queue_names,
+        from_seq=st.sampled_from((b"1", b"1", b"2", b"5", b"30", b"9223372036854775807")),
+        count=st.sampled_from((None, b"1", b"3", b"1000")),
+        late=st.sampled_from((0, 0, 10)),
+    )
+    def events(self, client: str, queue: bytes, from_seq: bytes, count: bytes | None, late: int) -> None:
+        self.say("events", client, b"EVENTS", queue, from_seq, *([b"COUNT", count] if count else []), late=late)
+
+    @rule(client=client_names, queue=queue_names, pick=picks)
+    def history(self, client: str, queue: bytes, pick: int) -> None:
+        """Of a task that is there, or that was there once, or never."""
+        known = [entry["task_id"] for entry in self.log(queue) if "task_id" in entry]
+        task_id = str(known[-1 - pick % len(known)]).encode() if known and pick % 2 else self.task_id(queue, pick)
+        self.say("history", client, b"HISTORY", queue, task_id)
+
     @rule(client=client_names, queue=queue_names)
     def stats(self, client: str, queue: bytes) -> None:
         self.say("stats", client, b"STATS", queue)

@@ -20,6 +20,7 @@ from spec.machine.words import (
     POLICY_VALUES,
     TOO_BIG,
     VERBS,
+    VERBS_OF_A_QUEUE,
     bad_option,
     client_names,
     flatten,
@@ -34,12 +35,13 @@ class Refusals(Steps):
 
     @rule(
         client=client_names,
-        verb=st.sampled_from(VERBS[:3] + VERBS[7:10] + VERBS[11:]),
+        verb=st.sampled_from(VERBS_OF_A_QUEUE),
         queue=st.sampled_from(BAD_QUEUES),
     )
     def bad_queue(self, client: str, verb: bytes, queue: bytes) -> None:
-        more = {b"ENQUEUE": [b"p"], b"MENQUEUE": [b"p"], b"FETCH": [b"10"], b"SHOW": [b"x"], b"DELETE": [b"x"]}
-        rest = [b"ready"] if verb == b"PURGE" else more.get(verb, [])
+        words_after = {b"ENQUEUE": b"p", b"MENQUEUE": b"p", b"FETCH": b"10", b"SHOW": b"x", b"DELETE": b"x"}
+        words_after |= {b"PURGE": b"ready", b"EVENTS": b"1", b"HISTORY": b"x"}
+        rest = [words_after[verb]] if verb in words_after else []
         self.say("bad_queue", client, verb, queue, *rest)
 
     @rule(

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from spec.lockstep import Pair, Say, Step, Tally
 from spec.machine.words import CLIENTS, IDS
-from spec.model import Model
+from spec.model import MAX_COUNT, Model
 from spec.system import SystemFactory
 
 
@@ -73,6 +73,11 @@ class Steps(RuleBasedStateMachine):
         known += [*IDS, b"nobody"]
         return known[pick % len(known)]
 
+    def log(self, queue: bytes) -> list[dict[str, object]]:
+        """The events of a queue so far."""
+        name = queue.decode()
+        return self.model.queues[name].log if name in self.model.queues else []
+
     def say(self, name: str, client: str, *argv: bytes, late: int = 0) -> None:
         """One command, of that client or of another that does not wait."""
         verb, *args = argv
@@ -84,8 +89,12 @@ class Steps(RuleBasedStateMachine):
         self.pair.take(step)
 
     def teardown(self) -> None:
+        """At the end of a program that held, the whole story of each queue is compared too."""
         for name in self.model.queues:
             self.tally.events.update(self.model.events_count(name))
         if sys.exc_info()[0] is None:
+            if client := self.free(CLIENTS[0]):
+                for name in self.model.queues:
+                    self.pair.take(Say(client, (b"MOXY.EVENTS", name.encode(), b"1", b"COUNT", b"%d" % MAX_COUNT)))
             target(float(len(self.pair.seen)), label="kinds of moves")
         self.pair.close()

@@ -55,8 +55,9 @@ POLICY_VALUES: Final = {
 _QUEUE_ONLY: Final = (b"STATS", b"PAUSE", b"RESUME")
 VERBS: Final = (
     *(b"ENQUEUE", b"MENQUEUE", b"FETCH", b"ACK", b"MACK", b"NACK", b"EXTEND", b"PEEK", b"SHOW", b"STATS", b"QUEUES"),
-    *(b"CONFIG", b"REDRIVE", b"DELETE", b"PURGE", b"PAUSE", b"RESUME"),
+    *(b"CONFIG", b"REDRIVE", b"DELETE", b"PURGE", b"PAUSE", b"RESUME", b"EVENTS", b"HISTORY"),
 )
+VERBS_OF_A_QUEUE: Final = tuple(verb for verb in VERBS if verb not in (b"ACK", b"MACK", b"NACK", b"EXTEND", b"QUEUES"))
 _OPTION_WORDS: Final = (
     *(b"ID", b"PRIORITY", b"DELAY", b"TTL", b"MAXATTEMPTS", b"LEASE", b"DEDUP", b"COUNT", b"BOUND", b"WITH", b"REASON"),
     *(b"FATAL", b"RELEASE", b"STATE", b"MATCH", b"CURSOR", b"max_ready", b"lease_ms", b"id", b"fatal", b"NOPE"),

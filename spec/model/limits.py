@@ -36,6 +36,12 @@ TASK_EVENTS: Final = (
     *("Released", "Requeued", "DeadLettered", "Redriven", "Deleted"),
 )
 QUEUE_EVENTS: Final = ("QueueConfigured", "QueuePaused", "QueueResumed", "Purged")
+EVENT_KEYS: Final = ("event", "queue", "seq", "at_ms", "number", "task_id")
+"""What the model knows of an event: its type, where and when it was, and whom it concerns. The rest of its fields is in
+the state as soon as it is applied, and compared there."""
+EVENTS_COUNT: Final = 100
+"""What EVENTS takes without COUNT (docs/protocol.md)."""
+MAX_SEQ: Final = 2**63 - 1
 
 ENTRY_KEYS: Final = (
     *("lease_id", "task_id", "queue", "payload", "attempts", "deliveries", "token", "deadline_ms"),
@@ -52,6 +58,6 @@ ARGUMENTS: Final = {
     **{b"MOXY.ACK": (1, 1), b"MOXY.MACK": (1, None), b"MOXY.NACK": (1, None), b"MOXY.EXTEND": (2, 2)},
     **{b"MOXY.STATS": (1, 1), b"MOXY.PEEK": (1, None), b"MOXY.SHOW": (2, 2), b"MOXY.QUEUES": (0, None)},
     **{b"MOXY.CONFIG": (1, None), b"MOXY.PAUSE": (1, 1), b"MOXY.RESUME": (1, 1), b"MOXY.REDRIVE": (1, None)},
-    **{b"MOXY.DELETE": (2, 2), b"MOXY.PURGE": (2, 2)},
+    **{b"MOXY.DELETE": (2, 2), b"MOXY.PURGE": (2, 2), b"MOXY.EVENTS": (2, None), b"MOXY.HISTORY": (2, 2)},
 }
 """Verb -> the least and most arguments it takes (None: no bound); any other number is ERR (docs/protocol.md)."""

@@ -5,7 +5,7 @@ What lives here: what a queue holds, and what can be asked of it. What must not 
 
 from dataclasses import dataclass, field
 
-from spec.model.limits import MAX_MS, QUEUE_EVENTS, TASK_EVENTS
+from spec.model.limits import MAX_MS
 
 
 @dataclass
@@ -70,12 +70,13 @@ class Queue:
     next_number: int = 1
     """The next number or place to be given: both come from this one counter."""
     last_token: int = 0
-    last_ms: int = 0
-    """The time of the last event [I15]."""
     tasks: list[Task] = field(default_factory=list)
     remembered: list[tuple[str, int]] = field(default_factory=list)
     """(task id, until_ms): known until that time is reached [Enqueue, DEDUP]."""
-    events: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*TASK_EVENTS, *QUEUE_EVENTS), 0))
+    log: list[dict[str, object]] = field(default_factory=list)
+    """Every event so far, as far as it is modelled [Events]. Its place in the list, from 1, is its `seq` [I15]."""
+    last_ms: int = 0
+    """The time of the last event [I15]."""
     purged_tasks: int = 0
     """Tasks removed by `Purged` events, which are one event for many tasks [Operators]."""
 

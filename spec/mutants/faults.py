@@ -30,9 +30,9 @@ class Mutant:
         return text.replace(self.old, self.new)
 
 
-_REDUCER: Final = "moxy/core/reducer.py"
+_EFFECTS: Final = "moxy/core/effects.py"
+_HEART: Final = "moxy/core/heart.py"
 _DECIDER: Final = "moxy/core/decider.py"
-_STATE: Final = "moxy/core/state.py"
 _SERVICE: Final = "moxy/service.py"
 _MEMORY: Final = "moxy/backends/memory.py"
 _DURABLE: Final = "moxy/backends/durable.py"
@@ -57,28 +57,28 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "deadline-one-late",
             "A lease lasts a millisecond longer than was asked for.",
             _DECIDER,
-            "deadline_ms = d.now_ms + lease_ms\n",
-            "deadline_ms = d.now_ms + lease_ms + 1\n",
+            "        deadline_ms = now_ms + lease_ms\n",
+            "        deadline_ms = now_ms + lease_ms + 1\n",
             _PURE,
         ),
         Mutant(
             "expiry-one-late",
             "A lease is still held at its deadline, and expires only after it.",
             _DECIDER,
-            "(key := state.processing.first()) and key[0] <= d.now_ms",
-            "(key := state.processing.first()) and key[0] < d.now_ms",
+            "(key := h.processing.first()) and key[0] <= d.now_ms",
+            "(key := h.processing.first()) and key[0] < d.now_ms",
             _SHAPE,
         ),
         Mutant(
             "ack-ignores-its-lease",
             "An ACK with a void lease completes a task that another worker holds.",
             _DECIDER,
-            "    task, _ = _held(d.state, c)\n"
-            "    d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id))\n",
-            "    task = d.state.tasks.get(c.number)\n"
+            "    task, _ = _held(h, c)\n"
+            "    event = Acked(h.name, h.seq + 1, now_ms, task.number, task.task_id, c.lease_id)\n",
+            "    task = h.task(c.number)\n"
             "    if task is None or task.lease is None:\n"
-            "        _refuse_void(d.state, task, c)\n"
-            "    d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, task.lease.lease_id))\n",
+            "        _refuse_void(h, task, c)\n"
+            "    event = Acked(h.name, h.seq + 1, now_ms, task.number, task.task_id, task.lease.lease_id)\n",
             _SHAPE,
         ),
         Mutant(
@@ -86,16 +86,16 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "An ACK after the deadline is refused although the lease has not been expired yet.",
             _DECIDER,
             "task.lease is not None and task.lease.lease_id == c.lease_id:\n        return",
-            "task.lease is not None and task.lease.lease_id == c.lease_id and task.lease.deadline_ms > state.at_ms:\n"
+            "task.lease is not None and task.lease.lease_id == c.lease_id and task.lease.deadline_ms > h.at_ms:\n"
             "        return",
             _SHAPE,
         ),
         Mutant(
             "token-reused",
             "The counter of fencing tokens stands still, so two leases share one.",
-            _REDUCER,
-            "leased=s.totals.leased + 1), last_token=e.token)",
-            "leased=s.totals.leased + 1))",
+            _EFFECTS,
+            "    h.last_token = token\n",
+            "",
             _SHAPE,
         ),
         Mutant(
@@ -119,7 +119,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "attempt-not-counted",
             "An expiry uses up no attempt.",
-            _REDUCER,
+            _EFFECTS,
             "replace(t, attempts=t.attempts + 1, expiries=",
             "replace(t, attempts=t.attempts, expiries=",
             _SHAPE,
@@ -135,7 +135,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "undelivered-charged",
             "A reply that could not be written costs the task an attempt.",
-            _REDUCER,
+            _EFFECTS,
             'if e.cause == "disconnect":',
             'if e.cause != "worker":',
             _PURE,
@@ -143,7 +143,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "redrive-keeps-attempts",
             "A redriven task comes back with its attempts used up.",
-            _REDUCER,
+            _EFFECTS,
             "tally=replace(old.tally, attempts=0),",
             "tally=old.tally,",
             _PURE,
@@ -160,15 +160,15 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "requeued-at-the-end",
             "A task that comes back goes behind the backlog instead of to its place.",
-            _REDUCER,
+            _EFFECTS,
             'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms)',
-            'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms, place=s.next_number)',
+            'old.state, "requeue_later" if e.due_ms else "requeue", e), due_ms=e.due_ms, place=h.next_number)',
             _SHAPE,
         ),
         Mutant(
             "redriven-at-its-old-place",
             "A redriven task goes to its old place, ahead of fresh work.",
-            _REDUCER,
+            _EFFECTS,
             "        place=e.place,\n",
             "",
             _PURE,
@@ -176,17 +176,17 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "priority-reversed",
             "The least urgent task is leased first.",
-            _STATE,
-            "(PRIORITY_MAX - task.priority, task.place, task.number)",
-            "(task.priority, task.place, task.number)",
+            _HEART,
+            "for lane in reversed(lanes) if",
+            "for lane in lanes if",
             _SHAPE,
         ),
         Mutant(
             "redrive-newest-first",
             "A bulk redrive begins with the youngest death.",
             _DECIDER,
-            "zip(d.state.in_state(lifecycle.DEAD), range(c.count), strict=False)",
-            "zip(reversed(list(d.state.in_state(lifecycle.DEAD))), range(c.count), strict=False)",
+            "for key in d.heart.dead.following(None, c.count)]",
+            "for key in d.heart.dead.following(None, 1 << 60)[: -c.count - 1 : -1]]",
             _PURE,
         ),
         # Time
@@ -210,7 +210,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "ttl-ignored",
             "A TTL is taken, and forgotten.",
             _DECIDER,
-            "d.now_ms + ttl_ms if ttl_ms else 0,",
+            "now_ms + ttl_ms if ttl_ms else 0,",
             "0,",
             _PURE,
         ),
@@ -226,8 +226,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "fetch-skips-due-work",
             "A FETCH leases without doing first what is due.",
             _DECIDER,
-            "    _do_due_work(d)\n    deliveries: list",
-            "    deliveries: list",
+            "        _do_due_work(d)\n        state, events",
+            "        state, events",
             _SHAPE,
         ),
         # Operators and producers
@@ -235,14 +235,14 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "pause-ignored",
             "A paused queue goes on leasing.",
             _DECIDER,
-            "while len(deliveries) < c.count and not d.state.paused:",
-            "while len(deliveries) < c.count:",
+            "while len(given) < c.count and not h.paused:",
+            "while len(given) < c.count:",
             _SHAPE,
         ),
         Mutant(
             "dedup-window-ignored",
             "An id is forgotten with its task, whatever its DEDUP says.",
-            _STATE,
+            _HEART,
             "return memory is not None and now_ms < memory[0]",
             "return False",
             _SHAPE,
@@ -250,7 +250,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "dedup-window-one-long",
             "An id is still known at the very end of its window.",
-            _STATE,
+            _HEART,
             "return memory is not None and now_ms < memory[0]",
             "return memory is not None and now_ms <= memory[0]",
             _SHAPE,
@@ -258,17 +258,16 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "purge-forgets-dedup",
             "A purge drops the ids of its tasks together with them, so their DEDUP windows end early.",
-            _REDUCER,
-            "        s = _keep(s, e, task, None, replace(s.totals, deleted=s.totals.deleted + 1))\n",
-            "        s = _keep(s, e, task, None, replace(s.totals, deleted=s.totals.deleted + 1))\n"
-            "        s = _without_memory_of(s, task.task_id)\n",
+            _EFFECTS,
+            "        _remember(h, task, e.at_ms, changes)\n",
+            "        _forget_lapsed(h, e.at_ms, changes)\n",
             _SHAPE,
         ),
         Mutant(
             "purge-leaves-the-name",
             "A deleted or purged task leaves its id behind.",
-            _REDUCER,
-            "        numbers = numbers.delete(old.task_id)\n",
+            _HEART,
+            "                self.names.pop(old.task_id, None)\n",
             "",
             _SHAPE,
         ),
@@ -276,9 +275,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "scheduled-not-counted",
             "max_ready does not count tasks that are delayed.",
             _DECIDER,
-            "waiting = len(state.ready) + len(state.scheduled)",
-            "waiting = len(state.ready)",
-            ("core", "machine"),
+            "waiting = h.ready_count() + len(h.scheduled)",
+            "waiting = h.ready_count()",
+            ("core", "machine", "explore"),
         ),
         Mutant(
             "delete-takes-a-leased-task",
@@ -292,7 +291,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "lost-wake-up",
             "A task that matures wakes nobody who waits for it.",
-            _SERVICE,
+            "moxy/core/readiness.py",
             "isinstance(event, Matured | Released | Redriven | QueueResumed)",
             "isinstance(event, Released | Redriven | QueueResumed)",
             ("service", "machine"),
@@ -358,10 +357,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "reply-before-fsync",
             "The reply leaves while the sync is still under way.",
             _DURABLE,
-            "            await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-            "        self._memory.accept()\n",
-            "            asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-            "        self._memory.accept()\n",
+            "                await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+            "            self._sync_took_ms",
+            "                asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+            "            self._sync_took_ms",
             ("backends", "simulate", "failures"),
         ),
         Mutant(
@@ -447,9 +446,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "snapshot-misses-scheduled-tasks",
             "A state from a snapshot does not know which of its tasks are scheduled.",
-            _SNAPSHOTS,
-            "            ordered.ordered(places[SCHEDULED]),\n",
-            "            ordered.EMPTY,\n",
+            _HEART,
+            "Order(places[SCHEDULED])",
+            "Order()",
             ("failures", "journal", "simulate"),
         ),
         Mutant(
@@ -522,15 +521,15 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "replies-overtake",
             "Commands behind a blocked FETCH are carried out before it.",
             _CONNECTION,
-            "            self._blocked = request\n",
-            "            pass\n",
+            "                self._blocked = call\n",
+            "                pass\n",
             ("server", "simulate"),
         ),
         Mutant(
             "password-not-asked",
             "A server with a password carries out the commands of strangers.",
             _CONNECTION,
-            'if not self.session.authenticated and "no_auth" not in row.flags:',
+            'if not session.authenticated and "no_auth" not in row.flags:',
             "if False:",
             ("server",),
         ),
@@ -538,8 +537,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "unsent-leases-forgotten",
             "Nobody notes which leases are in a reply, so one that is not written stays leased.",
             _CONNECTION,
-            "self.unsent_leases += slot.leases()",
-            "slot.leases()",
+            "self.unsent.append(slot)",
+            "pass",
             ("server", "simulate"),
         ),
     )

@@ -26,7 +26,7 @@ from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT, keys_of
 from moxy.core.errors import CODES, Refused
 from moxy.core.policy import Policy
-from moxy.core.state import QueueState
+from moxy.core.state import QueueState, state_of
 from moxy.journal.disk import OsDisk
 from moxy.journal.journal import Journal
 from moxy.service import Request, Service
@@ -125,7 +125,7 @@ class OnRedis(Looped):
     async def _state(self, queue: str) -> QueueState:
         dump = await read_dump(self._link, self._prefix, queue)
         assert dump.contradictions == []
-        return dump.state
+        return state_of(dump.image)
 
     def close(self) -> None:
         self.drive(self._forget())

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from moxy.backends.base import CommitRefused, Done
-from moxy.backends.durable import STALL_MS_MAX, Durability, DurableBackend
+from moxy.backends.durable import STALL_MS_MAX, SYNC_HERE_EVENTS_MAX, SYNC_HERE_MS_MAX, Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import Recent
 from moxy.core.answers import Past
@@ -18,7 +19,8 @@ from moxy.core.events import Acked, Enqueued, Leased
 from moxy.core.ids import split_lease_id
 from moxy.journal.errors import LogFailed
 from moxy.journal.journal import Journal
-from moxy.service import Request, Service
+from moxy.requests import Request
+from moxy.service import Service
 from spec.simdisk import FaultyDisk, SimDisk
 
 T0 = 1_000_000
@@ -44,6 +46,8 @@ class Client:
 class World:
     """A service over a durable backend over a disk of the test's own, with a clock of its own."""
 
+    sync_here_events_max = SYNC_HERE_EVENTS_MAX
+
     def __init__(self, disk: Any, durability: Durability = "always", recent: int = 100_000) -> None:
         self.clock = Clock()
         self.disk = disk
@@ -60,6 +64,7 @@ class World:
             None,
             None,
             lambda event, **_: self.news.append(event),
+            World.sync_here_events_max,
         )
         self.service = Service(self.backend, self.clock)
         self.client = Client()
@@ -81,6 +86,11 @@ class World:
         return [o.answer if isinstance(o := request.outcome, Done) else o for request in requests]
 
 
+@pytest.fixture(params=[0, SYNC_HERE_EVENTS_MAX], ids=["in a thread", "here"], autouse=True)
+def where_syncs_are_waited_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "sync_here_events_max", request.param)
+
+
 def syncs(disk: FaultyDisk) -> int:
     return sum(call == "sync" for call, _ in disk.calls)
 
@@ -95,6 +105,44 @@ def test_always_syncs_once_for_everything_of_a_turn() -> None:
     before = syncs(disk)
     world.turn(*enqueues(100))
     assert syncs(disk) == before + 1
+
+
+class _Watched:
+    """A journal whose syncs are seen: in which thread each ran, and how long it seemed to take."""
+
+    def __init__(self, world: World) -> None:
+        self.threads: list[threading.Thread] = []
+        self.takes_ms = 0
+        sync = world.journal.sync
+
+        def watched() -> int:
+            self.threads.append(threading.current_thread())
+            world.clock.now += self.takes_ms
+            return sync()
+
+        world.journal.sync = watched  # type: ignore[method-assign]
+
+    def were_here(self) -> list[bool]:
+        return [thread is threading.current_thread() for thread in self.threads]
+
+
+def test_little_is_synced_where_it_is_and_much_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "sync_here_events_max", 3)
+    world = World(SimDisk())
+    watched = _Watched(world)
+    world.turn(*[Enqueue("jobs", b"x")] * 3)
+    world.turn(*[Enqueue("jobs", b"x")] * 4)
+    assert watched.were_here() == [True, False]
+
+
+def test_after_a_slow_sync_the_next_one_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "sync_here_events_max", 3)
+    world = World(SimDisk())
+    watched = _Watched(world)
+    for takes_ms in (SYNC_HERE_MS_MAX, SYNC_HERE_MS_MAX + 1, 0, 0):
+        watched.takes_ms = takes_ms
+        world.turn(Enqueue("jobs", b"x"))
+    assert watched.were_here() == [True, True, False, True]
 
 
 def test_always_answers_only_what_survives_a_power_cut() -> None:
@@ -236,6 +284,18 @@ def test_a_snapshot_is_taken_when_the_log_has_grown_and_shortens_the_next_start(
     _, recovered = Journal.open(disk.crash(0), 7, T0, segment_bytes=1 << 14)
     assert (recovered.snapshot_sequence, recovered.events) == (60, 1)
     assert list(recovered.states["jobs"].ready) == list(world.memory.state_of("jobs").ready)
+
+
+def test_the_thread_of_a_snapshot_lets_the_loop_run_after_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(SimDisk())
+    for start in range(0, 3000, 500):
+        world.turn(*[Enqueue("jobs", b"x", task_id=f"t{start + n}") for n in range(500)])
+    sleeps: list[tuple[float, str]] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleeps.append((seconds, threading.current_thread().name)))
+    asyncio.run(world.backend._snapshot())
+    assert "snapshot.written" in world.news
+    assert len(sleeps) >= 3000 // 256, "a chunk holds 256 rows"
+    assert all(0 < seconds < 0.001 and "moxy-snapshot" in thread for seconds, thread in sleeps), sleeps[0]
 
 
 def test_a_clean_close_leaves_nothing_to_fold() -> None:

@@ -4,13 +4,14 @@ Lives here: `Q`, the transcripts' one helper, the canonical dump of a state, and
 shares. Must not: an expectation about a single rule.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import immutables
 import msgspec
 import pytest
 
+from moxy.core import effects
 from moxy.core.answers import Delivery, TaskView
 from moxy.core.commands import (
     Ack,
@@ -33,15 +34,21 @@ from moxy.core.commands import (
     Stats,
     Tick,
 )
-from moxy.core.decider import Decision, decide
+from moxy.core.decider import decide
+from moxy.core.decision import Decision
 from moxy.core.errors import Refused
-from moxy.core.events import AnyEvent, DeadLettered, Leased, Purged, Released, Requeued, TaskEvent
+from moxy.core.events import AnyEvent, DeadLettered, Event, Leased, Purged, Released, Requeued, TaskEvent
+from moxy.core.heart import Heart
 from moxy.core.ids import split_lease_id
 from moxy.core.invariants import broken_by, first_eligible
-from moxy.core.ordered import Ordered
 from moxy.core.policy import Policy
+from moxy.core.reading import FIELDS, plain
 from moxy.core.reducer import apply, replay
-from moxy.core.state import QueueState
+from moxy.core.state import QueueState, state_of
+from moxy.core.tasks import Task
+from moxy.core.vicinity import broken_near
+from tests.core.oracle import Persistent
+from tests.core.ordered import Ordered
 
 T0 = 1_000_000
 DAY_MS = 24 * 60 * 60 * 1000
@@ -50,15 +57,38 @@ DAY_MS = 24 * 60 * 60 * 1000
 def dump(value: Any) -> Any:
     """A state, or anything in it, as plain lists, dicts and tuples: two are equal if and only if the values are.
 
-    `Ordered` compares by identity, so `==` on two states says too little.
+    States compare by identity, so `==` on two of them says too little. The oracle's give the same as the real ones.
     """
+    if isinstance(value, QueueState | Persistent):
+        return {field: dump(plain(getattr(value, field))) for field in FIELDS}
     if isinstance(value, Ordered):
-        return (len(value), list(value))
+        return list(value)
+    if isinstance(value, dict):
+        return {key: dump(item) for key, item in value.items()}
     if isinstance(value, immutables.Map):
         return {key: dump(item) for key, item in value.items()}
     if isinstance(value, msgspec.Struct):
         return {name: dump(getattr(value, name)) for name in value.__struct_fields__}
     return value
+
+
+def altered(state: QueueState, *tasks: Task, **fields: Any) -> QueueState:
+    """Another state: with these tasks in the places of those with their numbers, and these fields of its image."""
+    image = state.image()
+    kept = {task.number: task for task in (*image.tasks, *tasks)}
+    return state_of(msgspec.structs.replace(image, tasks=tuple(kept.values()), **fields))
+
+
+def and_then(patch: pytest.MonkeyPatch, kind: type[Event], change: Callable[[Heart, Any], None]) -> None:
+    """Plant a fault: the effect of such events does this, too."""
+    effect = effects._EFFECTS[kind]
+
+    def faulty(heart: Heart, event: AnyEvent) -> object:
+        before = effect(heart, event)
+        change(heart, event)
+        return before
+
+    patch.setitem(effects._EFFECTS, kind, faulty)
 
 
 def check_step(before: QueueState, command: AnyCommand, decision: Decision) -> None:
@@ -68,6 +98,7 @@ def check_step(before: QueueState, command: AnyCommand, decision: Decision) -> N
         assert after is before, f"I12: {command} has no event, yet it made another state"
         return
     assert broken_by(before, events, after) == []
+    assert broken_near(before, events, after) == []
     assert after.limbo == 0, "a task rests in expired or failed"
     assert dump(replay(events, before)) == dump(after), "I10"
     if isinstance(command, Fetch):

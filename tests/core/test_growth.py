@@ -9,7 +9,6 @@ import pytest
 from moxy.core.commands import Ack, Enqueue, Fetch
 from moxy.core.decider import decide
 from moxy.core.ids import split_lease_id
-from moxy.core.ordered import Ordered
 from moxy.core.state import QueueState
 from tests.core.support import T0
 
@@ -49,40 +48,6 @@ def test_a_cycle_makes_no_more_calls_when_a_hundred_times_as_many_tasks_wait() -
     small, large = calls_of_a_cycle(filled(1_000)), calls_of_a_cycle(filled(100_000))
     # Two more levels of each order are four more calls down and up a path; a walk over the tasks would be 100 times.
     assert large <= 1.3 * small, f"{small} calls with 1,000 waiting, {large} with 100,000"
-
-
-def nodes(tree: Ordered) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    todo = [tree._root]
-    while todo:
-        node: Any = todo.pop()
-        found[id(node)] = node
-        todo += getattr(node, "kids", ())
-    return found
-
-
-def copied_in_a_cycle(state: QueueState, cycles: int = 20) -> float:
-    """Keys and links in the nodes of the orders that a fetch and an ack make anew, on average."""
-    old = nodes(state.ready)  # holds every node, so that no identity is used again
-    copied = 0
-    for seed in range(cycles):
-        decision = decide(state, Fetch("jobs", 1000), T0, seed)
-        assert isinstance(decision.answer, list)
-        lease_id = decision.answer[0].lease_id  # type: ignore[union-attr]
-        queue, number, token = split_lease_id(lease_id or "")
-        state = decide(decision.state, Ack(queue, lease_id or "", number, token), T0, 0).state
-        now = nodes(state.ready)
-        copied += sum(len(getattr(node, "kids", node)) for name, node in now.items() if name not in old)
-        old |= now
-    return copied / cycles
-
-
-def test_a_cycle_copies_a_path_not_an_order() -> None:
-    """At most 32 keys in the leaf and 32 links in each branch above it: two more levels carry 100 times more."""
-    small, large = copied_in_a_cycle(filled(1_000)), copied_in_a_cycle(filled(100_000))
-    assert small <= 32 * 2
-    assert large <= 32 * 4
-    assert large <= small + 32 * 2
 
 
 @pytest.mark.deep

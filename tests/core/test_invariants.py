@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import pytest
 from msgspec.structs import replace
 
-from moxy.core import ordered
 from moxy.core.commands import Fetch, Tick
 from moxy.core.events import AnyEvent, DeadLettered, Expired, Extended, Failed, Leased, Released
 from moxy.core.invariants import (
@@ -31,23 +30,29 @@ from moxy.core.invariants import (
     tokens,
     told_attempts,
 )
-from moxy.core.ordered import Ordered
 from moxy.core.reducer import apply, replay
-from moxy.core.state import Death, QueueState, Task
+from moxy.core.tasks import Death, Task
+from tests.core import ordered
+from tests.core.oracle import Persistent, persistent
+from tests.core.ordered import Ordered
 from tests.core.support import T0, Q
 
 
-def scene() -> QueueState:
+def life() -> Q:
     """A queue with a task in every state, one with a TTL, and an id that is remembered."""
     q = Q(max_attempts=2).add("held", "dead", "rare").add("later", delay_ms=1000)
     q.add("gone", dedup_ms=1000).add("brief", ttl_ms=900)
     q.take(500)
     q.nack(q.take(500), kind="fatal")
     q.delete("gone")
-    return q.state
+    return q
 
 
-def with_task(s: QueueState, name: str, **changes: object) -> QueueState:
+def scene() -> Persistent:
+    return persistent(life().state)
+
+
+def with_task(s: Persistent, name: str, **changes: object) -> Persistent:
     task = s.named(name)
     assert task is not None
     changed: Task = replace(task, **changes)
@@ -60,11 +65,11 @@ def without_first(order: Ordered) -> Ordered:
     return order.remove(key)
 
 
-def counted(s: QueueState, **totals: int) -> QueueState:
+def counted(s: Persistent, **totals: int) -> Persistent:
     return replace(s, totals=replace(s.totals, **totals))
 
 
-Plant = Callable[[QueueState], QueueState]
+Plant = Callable[[Persistent], Persistent]
 
 STATES: dict[str, tuple[Check, str, Plant]] = {
     # fault -> the predicate that must see it, what it says, how it is planted
@@ -127,7 +132,7 @@ def test_a_task_that_rests_between_two_events_is_told(where: str) -> None:
     assert any(sentence.startswith("I1:") for sentence in broken_by(before, [event], apply(before, event)))
 
 
-def step(name: str) -> tuple[QueueState, tuple[AnyEvent, ...], QueueState]:
+def step(name: str) -> tuple[Persistent, tuple[AnyEvent, ...], Persistent]:
     """A real step: before, its events, after."""
     q = Q(max_attempts=1).add("a", "b")
     if name == "fetch":
@@ -141,7 +146,7 @@ def step(name: str) -> tuple[QueueState, tuple[AnyEvent, ...], QueueState]:
         q.take(100)
         before = q.state
         q.tick(100)
-    return before, q.events, q.state
+    return persistent(before), q.events, persistent(q.state)
 
 
 def test_real_steps_are_sound() -> None:
@@ -153,7 +158,7 @@ def changed(events: Sequence[AnyEvent], **changes: object) -> list[AnyEvent]:
     return [replace(event, **changes) for event in events]
 
 
-Step = tuple[QueueState, Sequence[AnyEvent], QueueState]
+Step = tuple[Persistent, Sequence[AnyEvent], Persistent]
 
 
 def fetch_without_a_rising_token() -> Step:

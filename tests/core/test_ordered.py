@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moxy.core import ordered
-from moxy.core.ordered import EMPTY, Ordered
+from tests.core import ordered
+from tests.core.ordered import EMPTY, Ordered
 
 KEYS = st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 3))
 CHANGES = st.lists(st.tuples(st.sampled_from(["add", "add", "remove", "since"]), KEYS), max_size=300)

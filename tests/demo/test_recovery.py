@@ -19,6 +19,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from moxy import story
+from moxy.stage import as_redis_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "assets" / "recovery.svg"
@@ -192,7 +193,7 @@ def test_a_story_that_goes_otherwise_fails(monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_replies_look_as_in_redis_cli(reply: object, lines: list[str]) -> None:
-    assert story.as_redis_cli(reply) == lines
+    assert as_redis_cli(reply) == lines
 
 
 # The picture

@@ -30,9 +30,10 @@ from moxy.core.commands import (
 from moxy.core.decider import decide
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
+from moxy.core.reading import different
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState
-from moxy.journal import snapshots
+from moxy.core.tasks import Image
 from moxy.journal.errors import LogFailed, LogRefused
 from moxy.journal.journal import Journal
 from moxy.journal.recovery import Recovered
@@ -50,11 +51,16 @@ def folded(events: Iterable[AnyEvent], states: States | None = None) -> States:
     return out
 
 
+def images(states: States) -> list[Image]:
+    """What a snapshot is made of."""
+    return [state.image() for state in states.values()]
+
+
 def differences(one: States, other: States) -> list[str]:
     """What two sets of states differ in; empty when in nothing."""
     out = [f"queue {name} is missing" for name in one.keys() ^ other.keys()]
     for name in one.keys() & other.keys():
-        out += [f"{name}.{field}" for field in snapshots.different(one[name], other[name])]
+        out += [f"{name}.{field}" for field in different(one[name], other[name])]
     return out
 
 
@@ -192,7 +198,7 @@ class Store:
     def snapshot(self, now_ms: int, retain_bytes: int | None = None) -> None:
         """A snapshot and the retention after it. The log goes on when it is refused."""
         try:
-            self.journal.write_snapshot(dict(self.states), self.journal.mark(), now_ms)
+            self.journal.write_snapshot(images(self.states), self.journal.mark(), now_ms)
             self.acknowledged = max(self.acknowledged, self.journal.snapshot_sequence)
             self.journal.retain(now_ms, retain_bytes, None)
         except LogRefused:

@@ -13,7 +13,7 @@ from moxy.core.events import AnyEvent
 from moxy.journal.errors import LogFailed, LogRefused
 from moxy.journal.journal import Journal
 from spec.simdisk import FaultyDisk, Kind, SimDisk
-from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, check_recovered, differences, folded
+from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, check_recovered, differences, folded, images
 
 KINDS: list[Kind] = ["EIO", "ENOSPC", "EINTR", "short"]
 
@@ -276,7 +276,7 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_log_going_and_nothing_behi
     enqueue(store, b"one")
     disk.count, disk.fail_at = 0, 1
     with pytest.raises(LogRefused):
-        store.journal.write_snapshot(store.states, store.journal.mark(), T0_MS)
+        store.journal.write_snapshot(images(store.states), store.journal.mark(), T0_MS)
     assert enqueue(store, b"two")
     assert disk.disk.names() == [f"{1:020d}.log"]
     assert store.journal.snapshot_sequence == 0

@@ -16,7 +16,7 @@ from moxy.journal.frames import Head
 from moxy.journal.journal import Journal
 from moxy.journal.segments import Segment
 from spec.simdisk import FaultyDisk, SimDisk
-from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, random_batches
+from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, images, random_batches
 
 
 def flat(batches: list[list[AnyEvent]]) -> list[AnyEvent]:
@@ -205,11 +205,11 @@ def test_the_counts_since_the_snapshot_say_what_a_start_would_fold() -> None:
         store.commit()
         if turn == 20:
             mark, states = store.journal.mark(), dict(store.states)
-    store.journal.write_snapshot(states, mark, work.now_ms)
+    store.journal.write_snapshot(images(states), mark, work.now_ms)
     journal, recovered = Journal.open(disk.kill(), LOG_ID, T0_MS, 4096)
     assert recovered.events == store.journal.events_since_snapshot == journal.events_since_snapshot > 0
     assert recovered.bytes_folded == store.journal.bytes_since_snapshot == journal.bytes_since_snapshot > 0
-    assert store.journal.write_snapshot(states, mark, work.now_ms) == "", "there is one already"
+    assert store.journal.write_snapshot(images(states), mark, work.now_ms) == "", "there is one already"
 
 
 def test_a_second_journal_on_the_same_directory_is_locked_out(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_thread_may_sync_and_snapshot_while_the_loop_writes(tmp_path: Path) ->
             journal.flush()
             states = folded(batch, states)
             if number % 100 == 50:
-                journal.write_snapshot(states, journal.mark(), T0_MS)
+                journal.write_snapshot(images(states), journal.mark(), T0_MS)
                 journal.retain(T0_MS, 0, None)
     finally:
         stop.set()

@@ -1,18 +1,26 @@
 """Doubt and repair: every planted fault is found, and a repair says what it costs and keeps what it cuts."""
 
+import re
+import sys
 from contextlib import suppress
+from types import FrameType
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from moxy.core.events import AnyEvent, DeadLettered, Enqueued, Expired, Leased, Matured, Requeued
+from moxy.core.events import Acked, AnyEvent, DeadLettered, Enqueued, Expired, Leased, Matured, Requeued
+from moxy.core.reducer import apply
+from moxy.core.state import QueueState
 from moxy.journal import codec, frames, recovery, segments, snapshots
+from moxy.journal import verify as module
 from moxy.journal.errors import DirectoryInUse, LogDamaged, LogFailed
 from moxy.journal.frames import Head, Place
 from moxy.journal.journal import Journal
 from moxy.journal.repair import repair
-from moxy.journal.verify import digest, steps_of, verify
+from moxy.journal.verify import Report, digest, steps_of, verify
 from spec.simdisk import FaultyDisk, SimDisk
-from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded
+from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, images
 
 
 def a_log(seed: int = 31, snapshot_turns: tuple[int, ...] = (), retain: bool = False) -> tuple[SimDisk, Store]:
@@ -43,13 +51,13 @@ def flipped(disk: SimDisk, name: str, at_bytes: int) -> SimDisk:
 def test_a_sound_log_verifies_with_and_without_its_beginning() -> None:
     for seed in range(12):
         disk, store = a_log(seed, (20, 50))
-        report = verify(disk)
-        assert report.findings == ()
-        assert report.exit_code == 0
+        report, close = verify(disk), verify(disk, every_step=True)
+        assert report.findings == close.findings == ()
+        assert report.exit_code == close.exit_code == 0
         assert report.snapshots_checked == 2
         assert report.steps >= 60
         assert (report.last_sequence, report.events, report.folded_from) == (len(store.history), len(store.history), 1)
-        assert report.digest == digest(store.states) == verify(disk, every_step=False).digest
+        assert report.digest == digest(store.states) == close.digest
     disk, store = a_log(31, (20, 40, 60), retain=True)
     report = verify(disk)
     assert report.horizon > 1
@@ -95,12 +103,102 @@ def test_verify_finds_what_the_reducer_lets_pass() -> None:
     leased = Leased("jobs", 2, T0_MS, 1, "a", "l1", 1, T0_MS + 100)
     early = Expired("jobs", 3, T0_MS + 50, 1, "a", "l1", 1)
     requeued = Requeued("jobs", 4, T0_MS + 50, 1, "a")
-    assert "I6" in " ".join(verify(forged([[enqueued], [leased], [early, requeued]])).findings)
     whim = DeadLettered("jobs", 2, T0_MS, 1, "a", "attempts", "no reason at all")
-    assert "I9" in " ".join(verify(forged([[enqueued, whim]])).findings)
     on_time = Expired("jobs", 3, T0_MS + 100, 1, "a", "l1", 1)
-    half = verify(forged([[enqueued], [leased], [on_time]]))
-    assert "limbo" in " ".join(half.findings)
+    for every_step in (False, True):
+        for batches, told in (
+            ([[enqueued], [leased], [early, requeued]], "I6"),
+            ([[enqueued, whim]], "I9"),
+            ([[enqueued], [leased], [on_time]], "limbo"),
+        ):
+            assert told in " ".join(verify(forged(batches), every_step).findings)
+
+
+def waiting(count: int) -> SimDisk:
+    """A log that leaves so many tasks waiting, and has cycled as many through."""
+    events: list[AnyEvent] = [Enqueued("jobs", n, T0_MS, n, f"t{n}", b"") for n in range(1, count + 1)]
+    for n in range(count):
+        seq, number, token = count + 3 * n, count + n + 1, n + 1
+        lease_id = f"jobs:{number}:{token}:00"
+        events += [
+            Enqueued("jobs", seq + 1, T0_MS, number, f"t{number}", b"", 9),
+            Leased("jobs", seq + 2, T0_MS, number, f"t{number}", lease_id, token, T0_MS + 100),
+            Acked("jobs", seq + 3, T0_MS, number, f"t{number}", lease_id),
+        ]
+    return forged([events[at : at + 50] for at in range(0, len(events), 50)])
+
+
+def lines_run(disk: SimDisk, every_step: bool = False) -> tuple[Report, int]:
+    """A report, and how many lines of moxy's Python ran for it: a cost that is the same on every machine."""
+    count = 0
+
+    def local(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return local
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        return local if "moxy" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        report = verify(disk, every_step)
+    finally:
+        sys.settrace(before)
+    return report, count
+
+
+def test_verifying_twice_the_log_costs_twice_as_much() -> None:
+    (small, small_lines), (large, large_lines) = (lines_run(waiting(count)) for count in (1500, 3000))
+    for report in (small, large):
+        assert report.findings == ()
+        assert report.steps == report.events == report.touched
+        assert report.recounts > 1
+        assert report.recounted <= 3 * report.events, "recounts look at more than came in between"
+    assert large.events == 2 * small.events
+    assert large_lines < 2.5 * small_lines
+
+
+def test_recounting_at_every_step_is_what_it_says() -> None:
+    """The other side of the test above: what it would look like if the cost were not linear."""
+    (small, small_lines), (large, large_lines) = (lines_run(waiting(count), True) for count in (50, 100))
+    assert small.recounts == small.steps + 1, "and at the end"
+    assert large.recounted > 3.5 * small.recounted
+    assert large_lines > 3 * small_lines
+
+
+def test_a_task_that_an_event_changes_without_naming_it_is_found_by_the_next_recount(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What checks near the events cannot see; the recount after a thousand events names the record it ended with."""
+
+    def apply_and_spoil(state: QueueState, event: AnyEvent) -> QueueState:
+        after = apply(state, event)
+        if after.seq == 300:
+            after = replace(after, tasks=after.tasks.set(7, replace(after.tasks[7], priority=3)))
+        return after
+
+    monkeypatch.setattr(module, "apply", apply_and_spoil)
+    findings = verify(waiting(1000)).findings
+    assert re.match(rf"{1:020d}\.log, offset \d+, seq 1000, queue 'jobs': I7", findings[0])
+    close = verify(waiting(200), every_step=True).findings
+    assert re.match(rf"{1:020d}\.log, offset \d+, queue 'jobs', seq 300: I7", close[0])
+
+
+def test_a_snapshot_that_its_server_dropped_meanwhile_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, _ = a_log(31, (30,))
+    name = next(n for n in disk.names() if n.endswith(".snapshot"))
+    load = snapshots.load
+
+    def dropped(*words: Any) -> snapshots.Snapshot:
+        disk.current.pop(name)
+        return load(*words)
+
+    monkeypatch.setattr(snapshots, "load", dropped)
+    report = verify(disk)
+    assert (report.findings, report.snapshots_checked) == ((), 0)
+    assert report.notes == (f"{name} was dropped by its server in the meantime, and is not checked",)
 
 
 def test_steps_end_where_a_command_may_have_ended() -> None:
@@ -120,10 +218,10 @@ def test_verify_finds_a_snapshot_that_differs_from_the_log() -> None:
     disk, store = a_log(31, (30,))
     name = next(n for n in disk.names() if n.endswith(".snapshot"))
     head = snapshots.load(disk, name, int(name.split(".")[0])).head
-    snapshots.write(disk, folded(store.history[: head.sequence - 1]), head)
+    snapshots.write(disk, images(folded(store.history[: head.sequence - 1])), head)
     report = verify(disk)
     assert any(finding.startswith(f"I10: {name} differs from the log in") for finding in report.findings)
-    snapshots.write(disk, folded(store.history[: head.sequence]), Head(LOG_ID, head.sequence, T0_MS, 1))
+    snapshots.write(disk, images(folded(store.history[: head.sequence])), Head(LOG_ID, head.sequence, T0_MS, 1))
     assert "not taken after" in verify(disk).findings[0]
 
 
@@ -217,7 +315,7 @@ def test_a_snapshot_of_another_history_is_set_aside_when_the_log_is_whole() -> N
     disk, store = a_log(31, (30,))
     name = next(n for n in disk.names() if n.endswith(".snapshot"))
     sequence = int(name.split(".")[0])
-    snapshots.write(disk, store.states, Head(LOG_ID, sequence, T0_MS, 1))
+    snapshots.write(disk, images(store.states), Head(LOG_ID, sequence, T0_MS, 1))
     result = repair(disk)
     assert result.last_sequence == len(store.history)
     assert name not in disk.names()

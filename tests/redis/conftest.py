@@ -23,8 +23,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A Cluster for the session. Slots may be moved."""
-    with clustering() as cluster:
+    """A Cluster for the session. Slots may be moved, and a node killed by whoever starts it again."""
+    with clustering(appendonly="yes", cluster_require_full_coverage="no") as cluster:
         yield cluster
 
 

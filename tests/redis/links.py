@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Coroutine
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -24,8 +25,8 @@ _names = itertools.count()
 
 
 def new_queue() -> str:
-    """A queue that no other test has."""
-    return f"q{next(_names)}"
+    """A queue that no other test has, nor anybody else."""
+    return f"moxy-test-{os.getpid()}-{next(_names)}"
 
 
 def push(queue: str, value: str, *, more: str = "", idempotent: bool = False) -> Call:
@@ -39,14 +40,14 @@ def read(queue: str) -> Call:
     return Call(READ, queue, [f"{{{queue}}}:list"], [], True)
 
 
-def run(story: Coroutine[Any, Any, T]) -> T:
-    """Run a story; one that hangs is a failure."""
+def run(story: Coroutine[Any, Any, T], loop: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run) -> T:
+    """Run a story on a new loop of that kind; one that hangs is a failure."""
 
     async def bounded() -> T:
         async with asyncio.timeout(2 * WAIT_S):
             return await story
 
-    return asyncio.run(bounded())
+    return loop(bounded())
 
 
 @asynccontextmanager
@@ -67,6 +68,61 @@ async def served(link: Link, *calls: Call) -> list[object]:
             replies = await link.run(calls)
             if not isinstance(replies[0], Refused):
                 return replies
+
+
+class Cutter:
+    """A way to a server that can be cut, also while an answer is under way."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: list[asyncio.StreamWriter] = []
+        self.address = ""
+        self.lines_left: int | None = None
+        """How many more lines of replies get through before the connection is cut, once; None: all."""
+
+    async def on_visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Join a visitor to the server until one of them leaves, or the cut."""
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, server_writer]
+        there = asyncio.ensure_future(self._forward(reader, server_writer))
+        try:
+            while line := await server_reader.readline():
+                if self.lines_left == 0:
+                    self.lines_left = None
+                    break
+                if self.lines_left is not None:
+                    self.lines_left -= 1
+                writer.write(line)
+        except OSError:
+            pass
+        finally:
+            there.cancel()
+            writer.close()
+            server_writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while some := await reader.read(65536):
+            writer.write(some)
+
+    async def cut(self) -> None:
+        """Cut all connections now."""
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # the loop closes them
+
+
+@asynccontextmanager
+async def cutting(port: int) -> AsyncIterator[Cutter]:
+    """A way to the server on that port that can be cut."""
+    cutter = Cutter(port)
+    listener = await asyncio.start_server(cutter.on_visit, "127.0.0.1", 0)
+    host, own_port = listener.sockets[0].getsockname()
+    cutter.address = f"{host}:{own_port}"
+    try:
+        yield cutter
+    finally:
+        listener.close()
+        await cutter.cut()
 
 
 def text_of(reply: object) -> str:

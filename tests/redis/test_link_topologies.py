@@ -1,10 +1,17 @@
 """The link to a Cluster whose slots move, and to a master that Sentinels replace."""
 
 import asyncio
+import functools
 
+import pytest
+
+from moxy.backends.redis.address import parse_redis_address
+from moxy.backends.redis.errors import Unreachable
+from moxy.backends.redis.node import Node
+from moxy.backends.redis.routes import Cluster as ClusterRoute
 from moxy.core.errors import Refused
-from tests.redis.links import NOTHING, linked, new_queue, push, read, run, served, text_of
-from tests.redis.support import Cluster, Server, Watched, clustering, until, watching
+from tests.redis.links import NOTHING, SCRIPTS, linked, new_queue, push, read, run, served, text_of
+from tests.redis.support import Cluster, Server, Watched, until, watching
 
 # Cluster
 
@@ -83,6 +90,7 @@ def test_a_queue_that_is_on_the_move_waits_or_is_refused(cluster: Cluster) -> No
             cluster.move_keys(source, target, more)
             [refused] = await impatient.run([push(queue, "c", more="more")])
             assert text_of(refused) == f"Redis Cluster is moving this queue to another node: {NOTHING}"
+            assert impatient.in_trouble
             batch = asyncio.ensure_future(patient.run([push(queue, "d", more="more"), push(queue, "e", more="more")]))
             await asyncio.sleep(0)
             cluster.move_keys(source, target, key)
@@ -90,6 +98,7 @@ def test_a_queue_that_is_on_the_move_waits_or_is_refused(cluster: Cluster) -> No
             assert await impatient.run([read(queue)]) == [[b"a", b"b", b"d", b"e"]]
             cluster.end_move(key, source, target)
             assert await impatient.run([push(queue, "f", more="more")]) == [5]
+            assert not impatient.in_trouble
 
     run(story())
 
@@ -136,14 +145,18 @@ def test_queues_of_one_slot_do_not_wait_for_each_other_when_the_slot_moves(clust
     run(story())
 
 
-def test_a_cluster_that_loses_a_node_serves_the_rest_and_takes_it_back() -> None:
-    async def story(cluster: Cluster) -> None:
+def test_a_cluster_that_loses_a_node_serves_the_rest_and_takes_it_back(cluster: Cluster) -> None:
+    async def story() -> None:
         queues = spread(cluster)
         lost = cluster.nodes[2]
         theirs = [queue for queue in queues if cluster.owner(f"{{{queue}}}:list") is lost]
         async with linked(cluster.address, retry_s=0.05) as link:
             assert await link.run([push(queue, "a") for queue in queues]) == [1] * len(queues)
+            followed = theirs.pop()
+            queues.remove(followed)
+            cluster.move(f"{{{followed}}}:list")  # away from the node that will be lost, and nobody is told
             lost.kill()
+            assert await served(link, push(followed, "b")) == [2]
             for queue, reply in zip(queues, await link.run([push(queue, "b") for queue in queues]), strict=True):
                 if queue in theirs:
                     assert text_of(reply).endswith(NOTHING)
@@ -152,12 +165,44 @@ def test_a_cluster_that_loses_a_node_serves_the_rest_and_takes_it_back() -> None
             await asyncio.to_thread(lost.start)
             assert await served(link, push(theirs[0], "c")) == [2]
             assert link.reconnects > 0
+        await asyncio.to_thread(cluster.wait_until_whole)
 
-    with clustering(appendonly="yes", cluster_require_full_coverage="no") as cluster:
-        run(story(cluster))
+    run(story())
+
+
+def test_a_node_that_has_no_part_any_more_is_let_go(cluster: Cluster, server: Server) -> None:
+    async def story() -> None:
+        address = parse_redis_address(cluster.address)
+        route = ClusterRoute(address, lambda dial: Node(dial, SCRIPTS, 5.0, lambda: None))
+        await route.refresh()
+        stray = route.at("127.0.0.1", server.port, route.nodes()[0])
+        assert await stray.ask("PING") == b"PONG"
+        assert " name=moxy " in server.ask("CLIENT", "LIST")
+        await route.refresh()
+        clients = functools.partial(server.ask, "CLIENT", "LIST")
+        await asyncio.to_thread(until, clients, lambda found: " name=moxy " not in found)
+        route.close()
+
+    run(story())
 
 
 # Sentinel
+
+
+def test_whom_sentinel_calls_master_must_say_so_itself(watched: Watched) -> None:
+    async def story() -> None:
+        async with linked(watched.address):
+            pass
+
+    master = watched.master
+    master.ask("REPLICAOF", "127.0.0.1", 1)
+    try:
+        with pytest.raises(Unreachable, match="which Sentinel calls the master, is none yet"):
+            run(story())
+    finally:
+        master.ask("REPLICAOF", "NO", "ONE")
+        [replica] = [server for server in watched.servers if server is not master]
+        until(lambda: replica.ask("ROLE"), lambda role: role[3] == "connected")
 
 
 def test_a_fail_over_is_followed(watched: Watched) -> None:
@@ -176,6 +221,34 @@ def test_a_fail_over_is_followed(watched: Watched) -> None:
     run(story())
 
 
+def test_a_master_that_is_replaced_while_it_lives_is_left_before_it_is_turned_around(watched: Watched) -> None:
+    async def story() -> None:
+        queue = new_queue()
+        async with linked(watched.address) as link:
+            old, new = await asyncio.to_thread(watched.promote)
+            try:
+                while not new.ask("LLEN", f"{{{queue}}}:list"):
+                    assert old.ask("ROLE")[0] == "master", "Sentinel was quicker"
+                    await link.run([push(queue, "a")])
+            finally:
+                watched.turn_around(old, new)
+
+    run(story())
+
+
+def test_sentinels_with_a_password_of_their_own() -> None:
+    async def story(watched: Watched) -> None:
+        async with linked(f"{watched.address}?sentinel_password=guard") as link:
+            assert await link.run([push(new_queue(), "a")]) == [1]
+        with pytest.raises(Unreachable, match="wants sentinel_password"):
+            async with linked(watched.address):
+                pass
+
+    with watching() as watched:
+        watched.sentinels[0].ask("ACL", "SETUSER", "default", "resetpass", ">guard")
+        run(story(watched))
+
+
 def test_a_master_that_dies_is_replaced_without_a_restart_here() -> None:
     async def story(watched: Watched) -> None:
         queue = new_queue()
@@ -191,7 +264,7 @@ def test_a_master_that_dies_is_replaced_without_a_restart_here() -> None:
             await served(link, push(queue, "c"))
             assert new.ask("LRANGE", f"{{{queue}}}:list", 0, -1)[-1] == "c"
 
-    with watching(3) as watched:
+    with watching() as watched:
         run(story(watched))
 
 

@@ -84,11 +84,16 @@ def test_it_waits_for_a_server_that_is_not_there_yet(kind: str) -> None:
     async def story(server: Server) -> None:
         server.kill()
         ear = Ear()
-        listener = Listener(parse_redis_address(server.address), ["a"], ear.on_message, ear.on_reconnect)
+        address = parse_redis_address(server.address)
+        listener = Listener(address, ["a"], ear.on_message, ear.on_reconnect, ear.troubles.append)
         listener.start()
+        while not ear.troubles:
+            await asyncio.sleep(0)
         await asyncio.to_thread(server.start)
         await listener.listening()
         assert ear.reconnects == 0, "nothing was missed: nothing was heard before"
+        assert len(ear.troubles) == 1
+        assert ear.troubles[0].startswith("Redis cannot be reached")
         await listener.close()
 
     with serving(kind) as server:

@@ -23,6 +23,7 @@ import uvloop
 from moxy.backends.base import Clock, IdSource
 from moxy.backends.memory import MemoryBackend
 from moxy.core.policy import Policy
+from moxy.server.doors import Form
 from moxy.server.tcp import Server
 from moxy.sources import SystemClock
 from moxy.wire.table import Row
@@ -43,6 +44,9 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
+
+FORM: Form = "auto"
+"""How the servers of these tests look after their sockets. conftest.py goes through the forms."""
 
 T = TypeVar("T")
 Word = str | bytes | int
@@ -258,6 +262,18 @@ class House:
         """Have something done in the server's loop, and do not wait for it."""
         self._loop.call_soon_threadsafe(what)
 
+    def keep_busy(self) -> threading.Event:
+        """The server's loop does nothing from now on until the event is set."""
+        begun, over = threading.Event(), threading.Event()
+
+        def stand_still() -> None:
+            begun.set()
+            over.wait(WAIT_S)
+
+        self.call_soon(stand_still)
+        assert begun.wait(WAIT_S)
+        return over
+
     def start(self) -> None:
         self._thread.start()
         assert self._ready.wait(WAIT_S)
@@ -270,8 +286,9 @@ class House:
     def join(self) -> None:
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive(), "the server does not stop"
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def say(self, event: str, **fields: str | int) -> None:
         self.said.append((event, fields))
@@ -316,7 +333,7 @@ def serving(
             await commit()
 
         backend.commit = commit_slowly  # type: ignore[method-assign]
-    server = Server(backend, clock, lambda event, **fields: said[0].say(event, **fields), **options)
+    server = Server(backend, clock, lambda event, **fields: said[0].say(event, **fields), form=FORM, **options)
     house = House(server, clock, LOOPS[loop]())
     said.append(house)
     house.start()
@@ -398,8 +415,9 @@ class Process:
 
 
 def clean_environment(more: dict[str, str] | None = None) -> dict[str, str]:
-    """This environment without settings for moxy, and with those given."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MOXY_")} | (more or {})
+    """This environment without settings for moxy, but that of the form, and with those given."""
+    rest = {name: value for name, value in os.environ.items() if not name.startswith("MOXY_")}
+    return {**rest, "MOXY_EVENT_LOOP": FORM, **(more or {})}
 
 
 # Waiting
@@ -413,6 +431,17 @@ def until(ask: Callable[[], T], wanted: Callable[[T], bool]) -> T:
             return answer
         answer = ask()
     raise AssertionError(f"never came: the last answer was {answer!r}")
+
+
+def until_still(ask: Callable[[], T]) -> T:
+    """Ask over a socket until the answer has been the same for many round trips."""
+    answer, same = ask(), 0
+    for _ in range(20_000):
+        last, answer = answer, ask()
+        same = same + 1 if answer == last else 0
+        if same == 300:
+            return answer
+    raise AssertionError(f"never came to rest: the last answer was {answer!r}")
 
 
 def until_blocked(client: Client, count: int) -> None:

@@ -26,6 +26,7 @@ from tests.server.support import (
     until,
     until_blocked,
     until_connected,
+    until_still,
 )
 
 SECRET = "sesame"
@@ -136,10 +137,9 @@ def test_a_client_that_sends_much_behind_a_blocked_fetch_and_leaves_is_noticed(m
 def test_a_fetch_whose_client_died_before_its_reply_goes_back_uncharged(moxy: House, other: Client) -> None:
     """The server is kept busy meanwhile, so that it finds the command and its client's end together."""
     other("MOXY.ENQUEUE", "jobs", "x", "ID", "t")
-    busy = threading.Event()
     with moxy.client() as worker:
         assert worker("PING") == Status("PONG")
-        moxy.call_soon(busy.wait)
+        busy = moxy.keep_busy()
         worker.send("MOXY.FETCH", "jobs", 60_000)
         reset_on_close(worker)
     busy.set()
@@ -185,10 +185,9 @@ def test_a_fetch_that_need_not_wait_is_answered_to_a_half_closed_client(moxy: Ho
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("tail", [b"", encode("MOXY.FETCH", "jobs", 1000, "BLOCK", 0)], ids=["", "blocked fetch"])
 def test_a_client_that_half_closed_before_its_commands_were_committed_is_answered(loop: str, tail: bytes) -> None:
-    busy = threading.Event()
     with serving(loop=loop, slow_commits=True) as house, house.client() as client:
         assert client("PING") == Status("PONG")
-        house.call_soon(busy.wait)
+        busy = house.keep_busy()
         client.send_raw(encode("PING") + encode("MOXY.ENQUEUE", "other", "x", "ID", "t") + tail)
         client.half_close()
         busy.set()
@@ -291,7 +290,7 @@ def test_replies_are_not_built_far_beyond_the_limit_of_what_a_client_may_have_wa
             tracemalloc.start()
             try:
                 slow.send_raw(encode("MOXY.PEEK", "jobs") * 1000)
-                until(lambda: int(server_info(other)["total_commands_processed"]), lambda count: count >= 1000)
+                until_still(lambda: int(server_info(other)["total_commands_processed"]))
                 peak = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()

@@ -16,7 +16,8 @@ from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
 from moxy.core.ids import split_lease_id
 from moxy.core.policy import Policy
-from moxy.service import Request, Service, Turn
+from moxy.requests import Request, Turn
+from moxy.service import Service
 
 T0 = 1_000_000
 FOR_EVER = 0

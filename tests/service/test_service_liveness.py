@@ -20,7 +20,7 @@ from moxy.core.events import (
 )
 from moxy.core.invariants import broken
 from moxy.core.policy import Policy
-from moxy.service import Request
+from moxy.requests import Request
 from tests.service.support import T0, CountingIds, FakeClient, World, ack, nack
 
 QUEUES = ("a", "b", "c")

@@ -19,7 +19,7 @@ from moxy.core.commands import (
     Show,
 )
 from moxy.core.events import Leased
-from moxy.service import Request
+from moxy.requests import Request
 from tests.service.support import (
     NONCE,
     FakeClient,
@@ -61,6 +61,25 @@ def test_waiters_of_one_batch_stand_in_the_order_of_the_batch() -> None:
     turn = w.turn()
     assert [payloads(request) for request in requests] == [[b"%d" % i] for i in range(5)]
     assert [request for request in turn.answered if request in requests] == requests
+
+
+def test_a_fetch_of_the_same_turn_does_not_overtake_one_that_waits() -> None:
+    w = World()
+    (ann,) = w.ask(FakeClient("ann"), blocking("jobs"))
+    w.ask(None, Enqueue("jobs", b"a"))
+    (bob,) = w.ask(FakeClient("bob"), plain_fetch("jobs"))
+    (cid,) = w.ask(FakeClient("cid"), blocking("jobs"))
+    w.turn()
+    assert (payloads(ann), payloads(bob), is_waiting(cid)) == ([b"a"], [], True)
+
+
+def test_fetches_with_options_and_other_commands_are_one_question_to_the_backend() -> None:
+    w = World()
+    for name in ("ann", "bob", "cid"):
+        w.ask(FakeClient(name), Enqueue("jobs", b"x"), fetch("jobs"))
+    w.ask(FakeClient("dan"), blocking("other"))
+    w.turn()
+    assert w.backend.log.count("execute") == 1
 
 
 def test_a_fetch_that_finds_something_does_not_wait() -> None:

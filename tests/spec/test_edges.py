@@ -44,6 +44,7 @@ from spec import explore
 from spec.adapters import SYSTEMS, canonical
 from spec.explore import QUEUE, Move, Scope, World, reduced
 from spec.lockstep import T0_MS, Disconnect, LoseReply, Pair, Say, Step, Tally, Wait
+from spec.system import SystemFactory
 
 _WALK_MAX: Final = 400
 
@@ -322,7 +323,7 @@ def test_the_graph_is_the_one_that_is_meant(name: str, states: int, edges: int) 
 @pytest.mark.parametrize("scope", QUICK)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_edge_is_taken_and_every_reply_and_state_is_the_models(system: str, scope: str) -> None:
-    take_every_edge(system, scope)
+    take_every_edge(SYSTEMS[system], scope)
 
 
 @pytest.mark.deep
@@ -330,14 +331,14 @@ def test_every_edge_is_taken_and_every_reply_and_state_is_the_models(system: str
 @pytest.mark.parametrize("scope", [name for name in SCOPES if name not in QUICK])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_edge_of_the_larger_graphs_is_taken(system: str, scope: str) -> None:
-    take_every_edge(system, scope)
+    take_every_edge(SYSTEMS[system], scope)
 
 
-def take_every_edge(system: str, scope: str) -> None:
+def take_every_edge(factory: SystemFactory, scope: str) -> None:
     graph = graph_named(scope)
     walker = Walker(graph)
     while walker.left:
-        pair = Pair(SYSTEMS[system](), Tally())
+        pair = Pair(factory(), Tally())
         try:
             left = walker.left
             walk(walker, pair)

@@ -4,24 +4,27 @@ What lives here: the pinned counts, the soundness of the reduction, faults and t
 must not live here: a rule of a queue; those are judged in `spec.explore` and `moxy.core.invariants`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
 
-from moxy.core import decider, reducer
+from moxy.core import decider, effects
 from moxy.core.commands import UNSET, Ack, AnyCommand, Enqueue, Fetch, Nack, Tick
-from moxy.core.decider import Decision, decide
+from moxy.core.decider import decide
+from moxy.core.decision import Decision
 from moxy.core.errors import NOLEASE, Refused
-from moxy.core.events import AnyEvent, Expired, Failed, Requeued
+from moxy.core.events import AnyEvent, Expired, Failed, Redriven, Released, Requeued, TaskEvent
+from moxy.core.heart import Heart
 from moxy.core.policy import Policy
 from moxy.core.reducer import apply
-from moxy.core.state import QueueState, place_of
+from moxy.core.state import QueueState
 from spec import explore
-from spec.explore import QUEUE, SCOPES, Scope, World, search
+from spec.explore import QUEUE, SCOPES, Scope, World, judging, search
 from spec.explore.__main__ import main
 from spec.explore.judging import take
 from spec.explore.telling import brief
+from tests.core.support import altered, and_then
 
 COUNTS = {
     # scope: states, edges, depth. A change of the rules changes them: look at what changed, then pin it anew.
@@ -30,6 +33,7 @@ COUNTS = {
     "nack and dead letter": (2202, 24279, 14),
     "ttl": (1717, 8059, 18),
     "pause": (5976, 46824, 16),
+    "full": (5341, 27838, 26),
     "dedup": (507, 1708, 13),
     "bound": (4013, 26101, 18),
     "own options": (864, 4701, 13),
@@ -190,48 +194,91 @@ def test_a_void_lease_that_crashes_the_decider_is_found() -> None:
     assert violation.sentence.startswith("decide failed: KeyError")
 
 
-def mutant_of_apply(monkeypatch: pytest.MonkeyPatch, mutant: Callable[[QueueState, AnyEvent], QueueState]) -> None:
-    """`decide` folds with the `apply` of its own module."""
-    monkeypatch.setattr(decider, "apply", mutant)
-
-
 def test_attempts_that_are_not_counted_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgiving(state: QueueState, event: AnyEvent) -> QueueState:
-        after = apply(state, event)
-        if not isinstance(event, Failed):
-            return after
-        task = after.tasks[event.number]
-        tally = replace(task.tally, attempts=state.tasks[event.number].tally.attempts)
-        return replace(after, tasks=after.tasks.set(task.number, replace(task, tally=tally)))
+    def forgiving(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        tally = replace(task.tally, attempts=task.tally.attempts - 1)
+        heart.swap(task, replace(task, tally=tally))
 
-    mutant_of_apply(monkeypatch, forgiving)
-    violation = explore.explore(SCOPES["nack and dead letter"], apply=forgiving).violation
+    and_then(monkeypatch, Failed, forgiving)
+    violation = explore.explore(SCOPES["nack and dead letter"]).violation
     assert violation is not None
     assert violation.sentence.startswith("I8")
     assert violation.moves == 3
 
 
 def test_a_requeue_behind_the_backlog_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def backlogged(state: QueueState, event: AnyEvent) -> QueueState:
-        after = apply(state, event)
-        if not isinstance(event, Requeued):
-            return after
-        task = after.tasks[event.number]
-        behind = replace(task, place=after.next_number)
-        if event.due_ms:
-            return after
-        ready = after.ready.remove(place_of(task)).add(place_of(behind))
-        return replace(after, ready=ready, tasks=after.tasks.set(task.number, behind), next_number=behind.place + 1)
+    def backlogged(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, place=heart.next_number))
 
-    mutant_of_apply(monkeypatch, backlogged)
-    violation = explore.explore(SCOPES["plain"], apply=backlogged).violation
+    and_then(monkeypatch, Requeued, backlogged)
+    violation = explore.explore(SCOPES["plain"]).violation
     assert violation is not None
     assert violation.sentence == "I7: task '1-0000000000000000' lost its place: 1 became 2"
     assert violation.moves == 4  # enqueue, fetch for 1 ms, 1 ms passes, tick
 
 
+def charged_for_nothing(heart: Heart, event: Released) -> None:
+    """An undelivered reply costs an attempt, and no number of them is too many."""
+    if event.cause == "undelivered":
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, tally=replace(task.tally, attempts=task.tally.attempts + 1)))
+
+
+def test_an_attempt_charged_for_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    and_then(monkeypatch, Released, charged_for_nothing)
+    violation = explore.explore(SCOPES["nack and dead letter"]).violation
+    assert violation is not None
+    assert violation.sentence == "I8: task '1-0000000000000000' has 1 attempts, and 0 were charged"
+    assert violation.moves == 3  # enqueue, fetch, the reply is lost
+
+
+def test_what_grows_for_ever_ends_the_exploration_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same fault, with nobody who counts the attempts: there is always one more state."""
+    and_then(monkeypatch, Released, charged_for_nothing)
+    monkeypatch.setattr(judging, "_judge_tasks", lambda *arguments: None)
+    scope = Scope("endless", "", 1, Policy(max_attempts=0, lease_ms=1, backoff_ms=1), undelivers=True, states_max=500)
+    violation = explore.explore(scope).violation
+    assert violation is not None
+    assert violation.sentence == "501 states, and no end of them: something grows"
+    assert "cause='undelivered'" in violation.transcript
+
+
+def test_a_redrive_to_an_old_place_or_with_old_attempts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_its_old_place(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, place=task.number))
+
+    def with_its_old_attempts(heart: Heart, event: TaskEvent) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, tally=replace(task.tally, attempts=task.tally.failures)))
+
+    for fault, sentence in ((at_its_old_place, "I7: task"), (with_its_old_attempts, "I8: task")):
+        with monkeypatch.context() as patch:
+            and_then(patch, Redriven, fault)
+            violation = explore.explore(SCOPES["nack and dead letter"]).violation
+        assert violation is not None
+        assert violation.sentence.startswith(sentence)
+        assert violation.transcript.splitlines()[-1].lstrip().startswith("-> Redriven(")
+
+
+def test_a_bound_that_does_not_count_delayed_tasks_is_found() -> None:
+    def blind(state: QueueState, command: AnyCommand, now_ms: int, seed: int) -> Decision:
+        if isinstance(command, Enqueue) and len(state.scheduled) and len(state.ready) < state.policy.max_ready:
+            opened = altered(state, policy=replace(state.policy, max_ready=0))
+            decision = decide(opened, command, now_ms, seed)
+            return replace(decision, state=altered(decision.state, policy=state.policy))
+        return decide(state, command, now_ms, seed)
+
+    violation = explore.explore(SCOPES["full"], decide=blind).violation
+    assert violation is not None
+    assert violation.sentence == "FULL was due, and it was carried out"
+    assert violation.moves == 3
+
+
 def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QueueState, "knows", lambda self, task_id, now_ms: task_id in self.numbers)
+    monkeypatch.setattr(Heart, "knows", lambda self, task_id, now_ms: task_id in self.names)
     violation = explore.explore(SCOPES["dedup"]).violation
     assert violation is not None
     assert violation.sentence == "I14: 'a' was forgotten inside its window"
@@ -239,7 +286,7 @@ def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reducer, "_remember", lambda state, task, at_ms: state)
+    monkeypatch.setattr(effects, "_remember", lambda heart, task, at_ms: task)
     violation = explore.explore(SCOPES["dedup"]).violation
     assert violation is not None
     assert violation.sentence == "I14: 'a' is gone, and not remembered for its window"
@@ -249,8 +296,8 @@ def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_disconnect_that_is_never_fatal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decider._attempts_used_up
 
-    def lenient(state: QueueState, number: int) -> bool:
-        return honest(state, number) and state.tasks[number].tally.ended != "disconnected"
+    def lenient(heart: Heart, number: int) -> bool:
+        return honest(heart, number) and heart.tasks[number].tally.ended != "disconnected"
 
     monkeypatch.setattr(decider, "_attempts_used_up", lenient)
     violation = explore.explore(SCOPES["bound"]).violation
@@ -261,7 +308,7 @@ def test_a_disconnect_that_is_never_fatal_is_found(monkeypatch: pytest.MonkeyPat
 
 def test_events_that_do_not_lead_where_it_was_decided_are_found() -> None:
     def forgetful(state: QueueState, event: AnyEvent) -> QueueState:
-        return replace(apply(state, event), paused=False)
+        return altered(apply(state, event), paused=False)
 
     violation = explore.explore(SCOPES["pause"], apply=forgetful).violation
     assert violation is not None
@@ -309,7 +356,7 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_violation_is_printed_and_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reducer, "_remember", lambda state, task, at_ms: state)
+    monkeypatch.setattr(effects, "_remember", lambda heart, task, at_ms: task)
     assert main(["--scope", "dedup"]) == 1
     assert "=> I14: 'a' is gone" in capsys.readouterr().out
 

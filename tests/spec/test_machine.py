@@ -5,23 +5,30 @@ machine must catch with a readable transcript. What must not live here: rules or
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from moxy import service
+from moxy.backends import durable
+from moxy.backends.base import Done
 from moxy.backends.memory import MemoryBackend
-from moxy.core import decider, reducer
+from moxy.backends.recent import Recent
+from moxy.core import decider
+from moxy.core.answers import Past
 from moxy.core.commands import Ack, Fetch, LeaseCommand, Nack
-from moxy.core.decider import Decision
-from moxy.core.events import Failed, Requeued
-from moxy.core.state import Lease, QueueState, Task, place_of
+from moxy.core.decision import Decision
+from moxy.core.events import AnyEvent, Failed, Requeued
+from moxy.core.heart import Heart
+from moxy.core.state import QueueState
+from moxy.core.tasks import Lease, Task
 from moxy.journal.journal import Journal
 from spec.adapters import SYSTEMS, CoreSystem, JournalSystem, ServiceSystem
 from spec.machine import check
 from spec.system import SystemFactory
+from tests.core.support import altered, and_then
 
 QUICK = {
     "core": 150,
@@ -56,68 +63,62 @@ def test_a_system_does_what_the_model_does_in_thousands_of_programs(name: str) -
 
 def deadline_off_by_one(patch: pytest.MonkeyPatch) -> None:
     fetch = decider._fetch
-    patch.setitem(decider._RULES, Fetch, lambda d, c: fetch(d, replace(c, lease_ms=c.lease_ms and c.lease_ms + 1)))
+
+    def longer(state: QueueState, heart: Heart, c: Fetch, now_ms: int, seed: int) -> Decision:
+        return fetch(state, heart, replace(c, lease_ms=c.lease_ms and c.lease_ms + 1), now_ms, seed)
+
+    patch.setitem(decider._RULES, Fetch, longer)
 
 
 def expiry_one_late(patch: pytest.MonkeyPatch) -> None:
     due_work = decider._do_due_work
 
     def late(d: Any) -> int:
-        first = d.state.processing.first()
+        first = d.heart.processing.first()
         return 0 if first and first[0] == d.now_ms else due_work(d)
 
     patch.setattr(decider, "_do_due_work", late)
 
 
 def ack_ignores_its_lease(patch: pytest.MonkeyPatch) -> None:
-    def held_by_anybody(state: QueueState, command: LeaseCommand) -> tuple[Task, Lease]:
-        task = state.tasks.get(command.number)
+    def held_by_anybody(heart: Heart, command: LeaseCommand) -> tuple[Task, Lease]:
+        task = heart.task(command.number)
         if task is None or task.lease is None:
-            decider._refuse_void(state, task, command)
+            decider._refuse_void(heart, task, command)
         return task, task.lease
 
     ack = decider._ack
 
-    def careless_ack(d: Any, c: Ack) -> Any:
-        _, lease = held_by_anybody(d.state, c)
-        return ack(d, replace(c, lease_id=lease.lease_id))
+    def careless_ack(state: QueueState, heart: Heart, c: Ack, now_ms: int, seed: int) -> Decision:
+        _, lease = held_by_anybody(heart, c)
+        return ack(state, heart, replace(c, lease_id=lease.lease_id), now_ms, seed)
 
     patch.setitem(decider._RULES, Ack, careless_ack)
 
 
 def attempt_not_counted(patch: pytest.MonkeyPatch) -> None:
-    failed = reducer._EFFECTS[Failed]
+    def forgetful(heart: Heart, event: Failed) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, tally=replace(task.tally, attempts=task.tally.attempts - 1)))
 
-    def forgetful(state: QueueState, event: Failed) -> QueueState:
-        after = failed(state, event)
-        task = after.tasks[event.number]
-        less = replace(task, tally=replace(task.tally, attempts=task.tally.attempts - 1))
-        return replace(after, tasks=after.tasks.set(event.number, less))
-
-    patch.setitem(reducer._EFFECTS, Failed, forgetful)
+    and_then(patch, Failed, forgetful)
 
 
 def requeued_at_the_end(patch: pytest.MonkeyPatch) -> None:
-    requeued = reducer._EFFECTS[Requeued]
+    def behind_the_backlog(heart: Heart, event: Requeued) -> None:
+        task = heart.tasks[event.number]
+        heart.swap(task, replace(task, place=heart.next_number))
 
-    def behind_the_backlog(state: QueueState, event: Requeued) -> QueueState:
-        after = requeued(state, event)
-        task = after.tasks[event.number]
-        moved = replace(task, place=after.next_number)
-        order = "scheduled" if event.due_ms else "ready"
-        kept = getattr(after, order).remove(place_of(task)).add(place_of(moved))
-        return replace(after, tasks=after.tasks.set(event.number, moved), **{order: kept})
-
-    patch.setitem(reducer._EFFECTS, Requeued, behind_the_backlog)
+    and_then(patch, Requeued, behind_the_backlog)
 
 
 def dedup_window_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(QueueState, "knows", lambda self, task_id, now_ms: task_id in self.numbers)
+    patch.setattr(Heart, "knows", lambda self, task_id, now_ms: task_id in self.names)
 
 
 def wake_up_lost(patch: pytest.MonkeyPatch) -> None:
-    wakes = service._makes_ready
-    patch.setattr(service, "_makes_ready", lambda event: not isinstance(event, Requeued) and wakes(event))
+    wakes = service.makes_ready
+    patch.setattr(service, "makes_ready", lambda event: not isinstance(event, Requeued) and wakes(event))
 
 
 def token_reused(patch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,7 @@ def token_reused(patch: pytest.MonkeyPatch) -> None:
     def forgetful(state: QueueState, command: Any, now_ms: int, seed: int) -> Decision:
         decision = real(state, command, now_ms, seed)
         if isinstance(command, Nack):
-            decision = replace(decision, state=replace(decision.state, last_token=decision.state.last_token - 1))
+            decision = replace(decision, state=altered(decision.state, last_token=decision.state.last_token - 1))
         return decision
 
     patch.setattr("moxy.backends.memory.decide", forgetful)
@@ -138,6 +139,17 @@ def bound_lease_not_released(patch: pytest.MonkeyPatch) -> None:
 
 def nothing_is_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Journal, "_sync_locked", lambda self: setattr(self, "_synced", self.last_sequence))
+
+
+def a_turn_is_many_records(patch: pytest.MonkeyPatch) -> None:
+    append = Journal.append
+
+    def one_by_one(self: Journal, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            append(self, [event])
+            self.flush()
+
+    patch.setattr(Journal, "append", one_by_one)
 
 
 def snapshot_of_another_moment(patch: pytest.MonkeyPatch) -> None:
@@ -175,6 +187,19 @@ def deadlines_begin_anew_at_a_start(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryBackend, "__init__", generous)
 
 
+def events_begin_one_late(patch: pytest.MonkeyPatch) -> None:
+    since = Recent.since
+    patch.setattr(Recent, "since", lambda self, queue, from_seq, count: since(self, queue, from_seq + 1, count))
+
+
+def history_of_an_earlier_task_of_that_name(patch: pytest.MonkeyPatch) -> None:
+    def advance(self: Any) -> Any:
+        found = [event for _, event in self._log if getattr(event, "task_id", None) == self._query.task_id]
+        return Done(Past(found, 1))
+
+    patch.setattr(durable._HistorySearch, "advance", advance)
+
+
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 FAULTS: list[tuple[Fault, SystemFactory, str]] = [
@@ -187,11 +212,18 @@ FAULTS: list[tuple[Fault, SystemFactory, str]] = [
     (wake_up_lost, ServiceSystem, "BLOCK"),
     (token_reused, ServiceSystem, "NACK"),
     (bound_lease_not_released, ServiceSystem, "disconnects"),
-    (nothing_is_synced, JournalSystem, "loses its power"),
-    (snapshot_of_another_moment, JournalSystem, "a snapshot is taken"),
+    (events_begin_one_late, ServiceSystem, "EVENTS"),
+    (history_of_an_earlier_task_of_that_name, JournalSystem, "HISTORY"),
+    (nothing_is_synced, JournalSystem, "power"),
+    (a_turn_is_many_records, JournalSystem, "the power goes ahead of the reply"),
+    (snapshot_of_another_moment, JournalSystem, "PAUSE"),
     (orphans_forgotten, JournalSystem, "BOUND"),
     (deadlines_begin_anew_at_a_start, JournalSystem, "started again"),
 ]
+
+
+SEEDS = {"wake_up_lost": 1, "attempt_not_counted": 2}
+"""Where the usual seed takes long. Each finds each within the 3,000 programs, but this suite is to be quick."""
 
 
 @pytest.mark.parametrize(("fault", "factory", "word"), FAULTS, ids=lambda each: getattr(each, "__name__", ""))
@@ -199,7 +231,7 @@ def test_a_planted_fault_is_caught_with_a_short_transcript(
     fault: Fault, factory: SystemFactory, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault(monkeypatch)
-    report = check(factory, 3_000, at_seed=3)
+    report = check(factory, 3_000, at_seed=SEEDS.get(fault.__name__, 5))
     assert report.failure is not None, "the machine did not notice"
     told = report.format()
     print(told)  # noqa: T201 - shown by pytest -s, and when this fails

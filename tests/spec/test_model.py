@@ -1117,7 +1117,7 @@ def test_other_enqueue_options_out_of_range_are_err(talk: Talk, option: str) -> 
 def test_the_canonical_state_of_a_small_queue(talk: Talk) -> None:
     talk("ENQUEUE jobs p ID a DEDUP 100")
     state = talk.canonical()
-    assert sorted(state) == ["counters", "last_token", "next_number", "paused", "policy", "remembered", "tasks"]
+    assert sorted(state) == ["counters", "last_token", "next_number", "paused", "policy", "remembered", "seq", "tasks"]
     assert (state["next_number"], state["last_token"], state["paused"], state["remembered"]) == (2, 0, False, [])
     assert state["policy"] == talk("CONFIG jobs")
     expected = {**talk("SHOW jobs a"), "number": 1, "place": 1, "dedup_ms": 100}

@@ -11,6 +11,7 @@ import pytest
 from moxy.backends.durable import DurableBackend
 from moxy.core import decider
 from moxy.core.commands import Ack
+from moxy.core.decision import Decision
 from moxy.journal.errors import JournalError
 from moxy.journal.journal import Journal
 from spec.simulate import FAULTS, Violation, remembered_seeds, simulate
@@ -71,8 +72,9 @@ def _sync_nothing(self: Journal) -> int:
     return self._synced
 
 
-def _ack_nothing(draft: Any, command: Any) -> None:
+def _ack_nothing(state: Any, heart: Any, command: Any, now_ms: int, seed: int) -> Decision:
     """Says OK, and leaves the task where it is."""
+    return Decision((), state, None)
 
 
 PLANTED: dict[str, tuple[Any, Any, Callable[..., Any]]] = {

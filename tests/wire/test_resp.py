@@ -5,7 +5,7 @@ import random
 import re
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from types import FrameType
 from typing import Any
@@ -14,8 +14,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from moxy.wire import resp
+from moxy.wire import resp, scan
 from moxy.wire.resp import NULL_ARRAY, OK, PONG, Error, Parser, Simple, Value, Verbatim, encode, encode_into, parse_int
+
+Scan = Callable[[bytes, list[list[bytes]], int, int], int]
+SCANS: dict[str, Scan] = {"by lines": scan.by_lines, "by bytes": scan.by_bytes}
+
+
+@pytest.fixture(params=SCANS, autouse=True, scope="module")
+def fast_path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds over both forms of the fast path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resp, "plain_commands", SCANS[request.param])
+        yield
+
 
 Command = list[bytes]
 Outcome = tuple[list[Command], str | None]
@@ -195,6 +207,15 @@ def test_limits_are_inclusive() -> None:
         (b"a" * 9 + b"\n", "too big inline request"),
     ]:
         assert outcome_however_cut(data, **limits) == ([], "Protocol error: " + text)
+
+
+@pytest.mark.parametrize("limit", [1024, 1025, 2000])
+def test_the_limit_of_a_bulk_is_inclusive_also_where_lengths_are_not_looked_up(limit: int) -> None:
+    """Lengths up to 1,024 come out of a table; above, and in pieces, the header is read by another method."""
+    at_limit = request(b"ECHO", b"a" * limit)
+    assert outcome_however_cut(at_limit, bulk_bytes_max=limit) == ([[b"ECHO", b"a" * limit]], None)
+    over = f"Protocol error: invalid bulk length: {limit + 1} bytes is over the limit of {limit}"
+    assert outcome_however_cut(request(b"ECHO", b"a" * (limit + 1)), bulk_bytes_max=limit) == ([], over)
 
 
 def test_limits_can_be_tightened_and_widened_between_commands() -> None:

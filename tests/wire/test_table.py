@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from moxy.core.answers import Answer, Delivery
 from moxy.core.commands import (
     UNSET,
     Ack,
@@ -31,7 +32,7 @@ from moxy.core.commands import (
 )
 from moxy.core.errors import CODES, Refused
 from moxy.wire.describe import command_doc, command_info, parse_syntax, protocol_tables
-from moxy.wire.resp import Simple
+from moxy.wire.resp import Simple, encode
 from moxy.wire.table import ROWS, TABLE, Row, find
 from tests.server.support import DAYS_30_MS, NONCE, NOT_INTEGERS, NOT_QUEUES, Word, integer_options, options, required
 
@@ -344,6 +345,29 @@ def test_command_doc_tells_every_argument(row: Row) -> None:
     told = str(doc.get("arguments", ""))
     for word in re.findall(r"[A-Za-z_]+", row.syntax):
         assert word in told
+
+
+# Ready replies
+
+
+@pytest.mark.parametrize("resp3", [False, True])
+@pytest.mark.parametrize("name", ["1-00ff", "é", "\udcff", ""])
+def test_a_ready_reply_is_the_same_bytes(name: str, resp3: bool) -> None:
+    """And is there for the common case, else it would be of no use."""
+    task = Delivery(f"jobs:1:1:{name}", name, "jobs", b"\r\n\x00x", 0, 1, 1, 5, 0, 1)
+    unleased = Delivery(None, name, "jobs", b"x", 0, 1, 1, 5, 0, 1)
+    some = FetchAny(("jobs",), 1000)
+    cases: list[tuple[str, Answer, Intent]] = [
+        ("MOXY.ENQUEUE", [name], Enqueue("jobs", b"x")),
+        ("MOXY.ACK", None, Ack(*PARTS)),
+        *(("MOXY.FETCH", found, Fetch("jobs", 1000)) for found in (None, [], [task], [unleased])),
+        *(("MOXY.FETCH", found, some) for found in (None, [], [task], [task, task])),
+    ]
+    for verb, answer, intent in cases:
+        row = TABLE[verb.encode()]
+        assert row.quick(answer, intent, resp3) in (b"", encode(row.reply(answer, intent), resp3))
+    ready = [TABLE[verb.encode()].quick(answer, intent, resp3) != b"" for verb, answer, intent in cases]
+    assert ready == [name.isascii(), True, False, False, name.isascii(), False, *[False] * 4]
 
 
 def plain(value: object) -> object:

@@ -1,1 +1,25 @@
-"""Queues kept in Redis, shared by any number of servers: the scripts decide, this package carries the calls."""
+"""Queues in Redis: any number of Moxy servers, or Python programs, on one Redis, Sentinel or Cluster.
+
+Lives here: the scripts (one per verb, atomic, in `scripts/`), the way to them, the backend, and `connect` for programs
+that need no server. Must not: rules that the scripts do not have, a second truth about a queue in this process.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moxy.backends.redis.library import Queues
+    from moxy.core.policy import Policy
+
+
+def connect(
+    url: str, prefix: str = "moxy", retain_events: int = 100_000, policy: "Policy | None" = None
+) -> "AbstractAsyncContextManager[Queues]":
+    """The queues of a Redis, for `async with`: see `library.Queues`.
+
+    `url`: as `moxy serve --redis-addr` has it. `policy`: what new queues are born with. Raises `AddressError`, and
+    `Unreachable` when Redis is not there or may not be used.
+    """
+    from moxy.backends.redis.library import opened  # here, so that whoever needs an address need not load redis-py
+
+    return opened(url, prefix, retain_events, policy)

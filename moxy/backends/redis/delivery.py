@@ -23,6 +23,7 @@ from moxy.backends.redis.routes import Route
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.25
 _HOMELESS: Final = Missed("no node of the Cluster has this queue", sent=False)
+_FAULTS: Final = (RedisError, Missed)
 _AT_ONCE: Final = (Remedy.SCRIPTS, Remedy.MOVED, Remedy.ASK)
 
 
@@ -44,7 +45,7 @@ class _Way(msgspec.Struct, frozen=True, gc=False):
 
 def is_fault(reply: object) -> TypeGuard[Fault]:
     """Whether this is no reply but what came in its place."""
-    return isinstance(reply, RedisError | Missed)
+    return isinstance(reply, _FAULTS)
 
 
 @final
@@ -90,7 +91,7 @@ class _Batch:
         pause_s = _FIRST_PAUSE_S
         while todo:
             self._attempts += 1
-            ways, held = self._plan(todo)
+            ways = self._plan(todo)
             await self._attempt(ways)
             again = self._sort_out(ways)
             if again:
@@ -100,23 +101,22 @@ class _Batch:
                 if self._attempts > 1 or not remedies.issubset(_AT_ONCE):
                     await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            todo = sorted([*again, *held])
+            todo = sorted(again)
         return self._outcomes
 
-    def _plan(self, todo: Sequence[int]) -> tuple[dict[_Way, list[int]], list[int]]:
-        """Who goes where now. Held back: those behind another of their queue that goes elsewhere."""
+    def _plan(self, todo: Sequence[int]) -> dict[_Way, list[int]]:
+        """Who goes where now. Only redirections can send a queue two ways, and then one of them turns it away."""
+        slots: dict[int, list[int]] = {}
         ways: dict[_Way, list[int]] = {}
-        held: list[int] = []
-        first: dict[str, _Way] = {}
         for i in todo:
-            errand = self._errands[i]
-            way = self._redirected.get(i) or _Way(self._route.owner(errand.slot))
-            if first.setdefault(errand.queue, way) == way:
-                ways.setdefault(way, []).append(i)
+            if i in self._redirected:
+                ways.setdefault(self._redirected[i], []).append(i)
             else:
-                held.append(i)
+                slots.setdefault(self._errands[i].slot, []).append(i)
+        for slot, positions in slots.items():
+            ways.setdefault(_Way(self._route.owner(slot)), []).extend(positions)
         self._redirected = {}
-        return ways, held
+        return ways
 
     async def _attempt(self, ways: dict[_Way, list[int]]) -> None:
         """One round trip to each node, all at the same time."""
@@ -146,27 +146,29 @@ class _Batch:
 
     def _sort_out(self, ways: dict[_Way, list[int]]) -> dict[int, Fault]:
         """Which of those just sent are to be sent again, and why; the outcome of the others stays."""
+        if not self._troubled and not any(map(is_fault, self._outcomes)):
+            return {}
         again: dict[int, Fault] = {}
-        for way, positions in ways.items():
-            ran: set[str] = set()  # queues on which a later errand has run, or may have and is over
-            perhaps: set[str] = set()  # queues on which a later errand may have run and is sent again
-            for i in reversed(positions):
-                errand, reply = self._errands[i], self._outcomes[i]
-                if not is_fault(reply):
-                    ran.add(errand.queue)
-                    self._at_ease(way, errand)
-                    continue
-                row = row_of(reply)
-                hopeful = row.remedy is not Remedy.NONE and self._treat(way, errand, i, reply)
-                over = not hopeful or errand.queue in ran
-                if row.certain:
-                    if not over and errand.queue not in perhaps:
-                        again[i] = reply
-                elif errand.idempotent and not over:
+        ran: set[str] = set()  # queues on which a later errand has run, or may have and is over
+        perhaps: set[str] = set()  # queues on which a later errand may have run and is sent again
+        way_of = {i: way for way, positions in ways.items() for i in positions}
+        for i in sorted(way_of, reverse=True):
+            way, errand, reply = way_of[i], self._errands[i], self._outcomes[i]
+            if not is_fault(reply):
+                ran.add(errand.queue)
+                self._at_ease(way, errand)
+                continue
+            row = row_of(reply)
+            hopeful = row.remedy is not Remedy.NONE and self._treat(way, errand, i, reply)
+            over = not hopeful or errand.queue in ran
+            if row.certain:
+                if not over and errand.queue not in perhaps:
                     again[i] = reply
-                    perhaps.add(errand.queue)
-                else:
-                    ran.add(errand.queue)
+            elif errand.idempotent and not over:
+                again[i] = reply
+                perhaps.add(errand.queue)
+            else:
+                ran.add(errand.queue)
         return again
 
     def _at_ease(self, way: _Way, errand: Errand) -> None:
@@ -181,7 +183,8 @@ class _Batch:
         if remedy in _AT_ONCE:  # no trouble yet, unless it goes on and on
             since_s = self._began_s if self._attempts > 1 else now_s
         else:
-            since_s = self._troubled.setdefault(errand.slot if remedy is Remedy.SLOT else way.node, now_s)
+            trouble = errand.slot if remedy is Remedy.SLOT or way.node is None else way.node
+            since_s = self._troubled.setdefault(trouble, now_s)
         if way.node is not None:
             if remedy is Remedy.SCRIPTS:
                 way.node.forget_scripts()

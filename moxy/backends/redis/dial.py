@@ -7,6 +7,7 @@ whoever dials bounds the time. Some of its functions have no types yet: hence th
 """
 
 import asyncio
+import random
 import select
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -102,7 +103,8 @@ async def _answer(connection: AbstractConnection, address: Address, *words: str)
 
 async def first(asked: Sequence[Coroutine[Any, Any, T]]) -> T:
     """The answer of whoever answers first; the others are let go. Raises the last fault when nobody answers."""
-    waiting = {asyncio.ensure_future(one) for one in asked}
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    waiting = set(tasks)
     fault: Exception = Missed("there is nobody to ask", sent=False)
     try:
         while waiting:
@@ -117,15 +119,26 @@ async def first(asked: Sequence[Coroutine[Any, Any, T]]) -> T:
     finally:
         for task in waiting:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
     raise fault
+
+
+async def reach_any(address: Address) -> AbstractConnection:
+    """A connection to a node of a Cluster, or to a Sentinel, whichever chance takes."""
+    host, port = random.choice(address.nodes)
+    return await reach(_login(address) if address.form == "sentinel" else address, host, port)
+
+
+def _login(address: Address) -> Address:
+    """The address with what Sentinels take in place of what Redis takes."""
+    return msgspec.structs.replace(
+        address, db=0, username=address.sentinel_username, password=address.sentinel_password
+    )
 
 
 async def _reach_master(address: Address) -> AbstractConnection:
     """A connection to the server that a Sentinel calls master and that says so itself."""
-    login = msgspec.structs.replace(
-        address, form="redis", db=0, username=address.sentinel_username, password=address.sentinel_password
-    )
+    login = _login(address)
     host, port = await first([_ask_sentinel(login, *place) for place in address.nodes])
     connection = await reach(address, host, port)
     try:
@@ -163,6 +176,17 @@ async def is_idle(connection: AbstractConnection) -> bool:
     poll = select.poll()
     poll.register(connection._writer.get_extra_info("socket").fileno(), select.POLLIN)
     return not poll.poll(0)
+
+
+async def send(connection: AbstractConnection, packed: bytes) -> None:
+    """Send, and return when the system has taken most of it. Raises OSError.
+
+    redis-py's own closes the connection when it is cancelled, and a close goes on sending: see `cut`.
+    """
+    if connection._writer is None:
+        raise ConnectionResetError("the connection is closed")
+    connection._writer.write(packed)
+    await connection._writer.drain()
 
 
 def cut(connection: AbstractConnection) -> None:

@@ -1,6 +1,6 @@
-"""A queue's keys, read back into a state: for comparison with the fold of its events.
+"""A queue's keys, read back as one value: for comparison with the fold of its events.
 
-Lives here: reading every key of a queue and putting a QueueState together. Must not: write, or judge.
+Lives here: reading every key of a queue and putting an Image of it together. Must not: write, or judge.
 
 The orders are not taken from the keys but made from the records; that each sorted set says the same is checked here,
 since it is the sorted sets that the scripts follow.
@@ -17,9 +17,7 @@ from moxy.backends.redis.records import task_of
 from moxy.backends.redis.scripts import key_of
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.policy import RANGES, Policy
-from moxy.core.state import QueueState, Task, Totals
-from moxy.journal.rows import MemoryRow, QueueRow, TaskRow
-from moxy.journal.snapshots import _Builder as StateBuilder
+from moxy.core.tasks import Image, Task, Totals
 
 _PLACE_BITS: Final = 10**15
 
@@ -27,24 +25,43 @@ _PLACE_BITS: Final = 10**15
 class Dump(msgspec.Struct, frozen=True):
     """What the keys of a queue say, and in which sentences they contradict each other."""
 
-    state: QueueState
+    image: Image
+    tasks: dict[int, Task]
     epoch: int
     token_floor: int
     contradictions: list[str]
 
 
 async def read_dump(link: Link, prefix: str, queue: str) -> Dump:
-    """Read a queue's keys. Not atomic: whoever needs one moment compares `state.seq` before and after.
+    """Read a queue's keys, a thousand entries at a time, so that Redis is not held up.
 
+    That takes more than a moment: what was read is one state only if `stored_seq` is still the image's afterwards.
     Raises BackendDown.
     """
-    meta = _pairs(await link.command("HGETALL", key_of(prefix, queue, "meta")))
-    policy = _pairs(await link.command("HGETALL", key_of(prefix, queue, "policy")))
-    records = _pairs(await link.command("HGETALL", key_of(prefix, queue, "tasks")))
-    payloads = _pairs(await link.command("HGETALL", key_of(prefix, queue, "payloads")))
-    ids = _pairs(await link.command("HGETALL", key_of(prefix, queue, "ids")))
+    meta = await _hash(link, prefix, queue, "meta")
+    policy = await _hash(link, prefix, queue, "policy")
+    records = await _hash(link, prefix, queue, "tasks")
+    payloads = await _hash(link, prefix, queue, "payloads")
+    ids = await _hash(link, prefix, queue, "ids")
     numbers = {name: int(meta.get(name.encode(), b"0")) for name in (*TOTALS, *_SCALARS)}
-    row = QueueRow(
+    memories = await _sorted_set(link, prefix, queue, "remembered")
+    found: list[str] = []
+    tasks: dict[int, Task] = {}
+    for number, record in records.items():
+        if number not in payloads:
+            found.append(f"task {number.decode()} has a record and no payload")
+        tasks[int(number)] = task_of(int(number), record, payloads.get(number, b""))
+    if len(payloads) != len(records):
+        found.append(f"{len(payloads)} payloads for {len(records)} records")
+    found += _ids_contradict(ids, tasks)
+    holders = _holders(records)
+    for name in ("ready", "scheduled", "processing", "dead", "expiring", "bound"):
+        told = dict(await _sorted_set(link, prefix, queue, name))
+        expected = _expected(name, tasks, holders)
+        if told != expected:
+            odd = sorted({*told.items()} ^ {*expected.items()})[:3]
+            found.append(f"the sorted set :{name} differs from the records, first in {odd}")
+    image = Image(
         name=queue,
         policy=Policy(**{field: int(policy[field.encode()]) for field in RANGES if field.encode() in policy}),
         seq=numbers["seq"],
@@ -54,30 +71,11 @@ async def read_dump(link: Link, prefix: str, queue: str) -> Dump:
         next_number=numbers["next_number"] or 1,
         last_token=numbers["last_token"],
         totals=Totals(**{name: numbers[name] for name in TOTALS}),
+        tasks=tuple(tasks.values()),
+        # Redis does not keep the number that a remembered id had, and nothing needs it: any that are unique will do.
+        remembered={member.decode(): (until_ms, -1 - at) for at, (member, until_ms) in enumerate(memories)},
     )
-    builder = StateBuilder(row)
-    tasks: dict[int, Task] = {}
-    found: list[str] = []
-    for number, record in records.items():
-        if number not in payloads:
-            found.append(f"task {number.decode()} has a record and no payload")
-        task = task_of(int(number), record, payloads.get(number, b""))
-        tasks[task.number] = task
-        builder.add_task(_row_of(task))
-    if len(payloads) != len(records):
-        found.append(f"{len(payloads)} payloads for {len(records)} records")
-    # Redis does not keep the number that a remembered id had, and nothing needs it: any that are unique will do.
-    for at, (member, until_ms) in enumerate(await _sorted_set(link, prefix, queue, "remembered")):
-        builder.add_memory(MemoryRow(member.decode(), until_ms, -1 - at))
-    found += _ids_contradict(ids, tasks)
-    holders = _holders(records)
-    for name in ("ready", "scheduled", "processing", "dead", "expiring", "bound"):
-        told = dict(await _sorted_set(link, prefix, queue, name))
-        expected = _expected(name, tasks, holders)
-        if told != expected:
-            odd = sorted({*told.items()} ^ {*expected.items()})[:3]
-            found.append(f"the sorted set :{name} differs from the records, first in {odd}")
-    return Dump(builder.state(), numbers["epoch"], numbers["token_floor"], found)
+    return Dump(image, tasks, numbers["epoch"], numbers["token_floor"], found)
 
 
 _SCALARS: Final = (
@@ -90,26 +88,6 @@ _SCALARS: Final = (
     "epoch",
     "token_floor",
 )
-
-
-def _row_of(task: Task) -> TaskRow:
-    return TaskRow(
-        task.number,
-        task.task_id,
-        task.payload,
-        task.priority,
-        task.place,
-        task.placed_ms,
-        task.enqueued_ms,
-        task.state,
-        task.due_ms,
-        task.expires_ms,
-        task.token,
-        task.lease,
-        task.death,
-        task.options,
-        task.tally,
-    )
 
 
 def _holders(records: Mapping[bytes, bytes]) -> dict[int, str]:
@@ -151,15 +129,28 @@ def _ids_contradict(ids: Mapping[bytes, bytes], tasks: Mapping[int, Task]) -> li
     ]
 
 
+async def stored_seq(link: Link, prefix: str, queue: str) -> int:
+    """The sequence number of the queue's last event, by its keys; 0 when there is no such queue. Raises BackendDown."""
+    reply = await link.command("HGET", key_of(prefix, queue, "meta"), "seq")
+    return int(reply) if isinstance(reply, bytes) else 0
+
+
+async def _hash(link: Link, prefix: str, queue: str, name: str) -> dict[bytes, bytes]:
+    return dict(await _scan(link, "HSCAN", key_of(prefix, queue, name)))
+
+
 async def _sorted_set(link: Link, prefix: str, queue: str, name: str) -> list[tuple[bytes, int]]:
-    reply = await link.command("ZRANGE", key_of(prefix, queue, name), 0, -1, "WITHSCORES")
-    assert isinstance(reply, list), reply
-    return [(member, int(float(score))) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+    return [(member, int(float(score))) for member, score in await _scan(link, "ZSCAN", key_of(prefix, queue, name))]
 
 
-def _pairs(reply: object) -> dict[bytes, bytes]:
-    """What HGETALL said, as redis-py or the plain protocol has it."""
-    if isinstance(reply, dict):
-        return reply
-    assert isinstance(reply, list), reply
-    return dict(zip(reply[::2], reply[1::2], strict=True))
+async def _scan(link: Link, verb: str, key: str) -> list[tuple[bytes, bytes]]:
+    """All entries of a key, page by page; an entry can come twice, and is there once."""
+    found: dict[bytes, bytes] = {}
+    cursor = b"0"
+    while True:
+        reply = await link.command(verb, key, cursor, "COUNT", 1000)
+        assert isinstance(reply, list), reply
+        cursor, page = reply
+        found.update(zip(page[::2], page[1::2], strict=True))
+        if cursor == b"0":
+            return list(found.items())

@@ -135,8 +135,8 @@ def row_of(fault: Fault) -> Row:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether redis-py means that the connection is gone, rather than a reply which it made a ConnectionError."""
-    kinds = (exceptions.ConnectionError, exceptions.TimeoutError)
+    """Whether the connection is gone or speaks another protocol; not a reply that redis-py made a ConnectionError."""
+    kinds = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse)
     return type(error) in kinds or isinstance(error, OSError | EOFError)
 
 
@@ -155,9 +155,6 @@ def refusal(fault: Fault) -> Refused:
     """
     if isinstance(fault, exceptions.ResponseError):
         code, _, text = str(fault).partition(" ")
-        if code in _OWN:
+        if code in CODES:
             return Refused(code, text)
     return down(fault).refused()
-
-
-_OWN: Final = CODES.keys() - TABLE.keys() - {"ERR", BACKEND}

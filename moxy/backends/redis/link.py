@@ -12,9 +12,10 @@ from redis.exceptions import RedisError
 
 from moxy.backends.redis.address import Address
 from moxy.backends.redis.delivery import Delivery, Errand, is_fault
-from moxy.backends.redis.dial import Dial
+from moxy.backends.redis.dial import Dial, reach_any
 from moxy.backends.redis.errors import BackendDown, Missed, Unreachable, down, refusal
 from moxy.backends.redis.facts import Facts, facts_of
+from moxy.backends.redis.listener import Listener
 from moxy.backends.redis.node import Node, Script, Word, pack
 from moxy.backends.redis.routes import Cluster, OneServer, Route
 
@@ -50,6 +51,7 @@ class Link:
         self._sha1: Final = {script.name: script.sha1 for script in scripts}
         self._route: Final[Route] = (Cluster if address.form == "cluster" else OneServer)(address, self._make)
         self._delivery: Final = Delivery(self._route, retry_s)
+        self._watch: Listener | None = None
 
     def _make(self, dial: Dial) -> Node:
         return Node(dial, self._scripts, self.address.reply_s, self._opened)
@@ -68,12 +70,34 @@ class Link:
             if not facts.refusal:
                 for node in self._route.nodes():
                     _value((await node.exchange(pack([("PING",)]), 1))[0])
-        except BackendDown as error:
-            raise Unreachable(f"{self.address.display}: {error.sentence}") from None
-        except (Missed, RedisError) as fault:
-            raise Unreachable(f"{self.address.display}: {down(fault).sentence}") from None
+        except (BackendDown, Missed, RedisError) as error:
+            await self.close()
+            sentence = (error if isinstance(error, BackendDown) else down(error)).sentence
+            raise Unreachable(f"{self.address.display}: {sentence}") from None
+        self._watch_sentinels()
         self.reconnects = 0
         return facts
+
+    def _watch_sentinels(self) -> None:
+        """Leave a master as soon as a Sentinel names another.
+
+        A master that is replaced while it lives (`SENTINEL FAILOVER`) stays one, and takes writes that will be lost,
+        for some 8 seconds until the Sentinels turn it around and cut its connections.
+        """
+        address = self.address
+        if address.form != "sentinel" or self._watch is not None:
+            return
+
+        def on_switch(channel: str, data: bytes) -> None:
+            if data.split(b" ", 1)[0] == address.master.encode():
+                renew()
+
+        def renew() -> None:
+            for node in self._route.nodes():
+                node.renew()
+
+        self._watch = Listener(address, ["+switch-master"], on_switch, renew, dial=lambda: reach_any(address))
+        self._watch.start()
 
     async def facts(self) -> Facts:
         """The facts now; of several masters those of the worst. Raises BackendDown."""
@@ -105,8 +129,15 @@ class Link:
         key = key.decode() if isinstance(key, bytes) else str(key)
         return _value((await self._delivery.carry([Errand(words, key, self._route.slot(key), idempotent)]))[0])
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether what came last, to some node or about some slot, was turned away."""
+        return self._delivery.in_trouble
+
     async def close(self) -> None:
         """Let go of all connections."""
+        if self._watch is not None:
+            await self._watch.close()
         self._route.close()
 
 

@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from moxy.backends.redis.dial import Dial, cut, is_idle
+from moxy.backends.redis.dial import Dial, cut, is_idle, send
 from moxy.backends.redis.errors import Missed, is_loss
 
 Word = str | bytes | int
@@ -123,7 +123,7 @@ class Node:
         clock = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(self._reply_s) as limit:
-                await connection.send_packed_command(packed, check_health=False)
+                await send(connection, packed)
                 limit.reschedule(clock() + self._reply_s)
                 while len(replies) < count:
                     try:

@@ -13,7 +13,7 @@ import msgspec
 
 from moxy.core.events import EVENT_TYPES, AnyEvent, Event, QueueConfigured
 from moxy.core.policy import RANGES, Policy
-from moxy.core.state import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Tally, Task
+from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Tally, Task
 
 Word: TypeAlias = bytes | int
 """A stream holds text; a script's reply has its numbers as numbers."""

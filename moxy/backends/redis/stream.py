@@ -19,6 +19,17 @@ from moxy.core.events import AnyEvent, Enqueued, TaskEvent
 _SLICE_EVENTS: Final = 1000
 
 
+async def read_events(link: Link, prefix: str, queue: str, from_seq: int, count: int) -> list[AnyEvent]:
+    """Up to `count` events from `from_seq` on, oldest first. Raises BackendDown."""
+    reply = await link.command("XRANGE", key_of(prefix, queue, "events"), f"{from_seq}-0", "+", "COUNT", count)
+    assert isinstance(reply, list), reply
+    try:
+        return [event_of(queue, int(entry.partition(b"-")[0]), fields) for entry, fields in reply]
+    except (ValueError, LookupError, TypeError):
+        sentence = f"the events of queue {queue!r} in Redis hold an entry that is not Moxy's"
+        raise BackendDown(sentence, unknown=False) from None
+
+
 @final
 class Stream:
     """Reads of one Redis's streams, under one prefix of keys."""
@@ -30,15 +41,7 @@ class Stream:
 
     async def read(self, queue: str, from_seq: int, count: int) -> list[AnyEvent]:
         """Up to `count` events from `from_seq` on, oldest first. Raises BackendDown."""
-        reply = await self._link.command(
-            "XRANGE", key_of(self._prefix, queue, "events"), f"{from_seq}-0", "+", "COUNT", count
-        )
-        assert isinstance(reply, list), reply
-        try:
-            return [event_of(queue, int(entry.partition(b"-")[0]), fields) for entry, fields in reply]
-        except (ValueError, LookupError, TypeError):
-            sentence = f"the events of queue {queue!r} in Redis hold an entry that is not Moxy's"
-            raise BackendDown(sentence, unknown=False) from None
+        return await read_events(self._link, self._prefix, queue, from_seq, count)
 
     async def horizon(self, queue: str) -> int:
         """The oldest sequence number that is kept; 1 for a queue without events. Raises BackendDown."""

@@ -1,0 +1,463 @@
+"""The heart of a queue: the structures that hold its tasks, changed in place.
+
+Lives here: where a task stands, in which structures, and how it moves from one to another. Must not: rules (decider),
+what an event means (effects). Nobody outside the core sees a heart: states (state.py) own one and lend it.
+
+Leaving and joining an order is O(1) for what a busy queue does all day, O(log n) for the rest; see order.py.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final, final
+
+from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDULED
+from moxy.core.order import Key, Order
+from moxy.core.packing import can_be_packed, pack, unpack
+from moxy.core.policy import Policy
+from moxy.core.tasks import PRIORITY_MAX, Image, Task, Totals
+
+ENQUEUED: Final = 0
+MATURED: Final = 1
+LEASED: Final = 2
+EXTENDED: Final = 3
+ACKED: Final = 4
+EXPIRED_COUNT: Final = 5
+FAILED_COUNT: Final = 6
+RELEASED: Final = 7
+REQUEUED: Final = 8
+DEAD_LETTERED: Final = 9
+REDRIVEN: Final = 10
+DELETED: Final = 11
+COUNTS: Final = 12
+"""Positions in `Heart.counts`: the fields of `Totals`, in their order."""
+
+PACK_FROM: Final = 4096
+"""Number of tasks from which on new ones are packed: short queues stay as fast as they can be."""
+
+NEVER_MS: Final = 1 << 62
+
+EXPIRING: Final = "expiring"
+FORGETTING: Final = "forgetting"
+"""Names of the two orders that are not those of a state."""
+
+
+@final
+class Heart:
+    """Everything about one queue after its event `seq`.
+
+    Ready tasks stand in a lane per priority, by place. A place is the task's number until a redrive gives it another:
+    `moved` tells the number of such a place. The other orders hold keys that end with the number.
+    """
+
+    __slots__ = (
+        "at_ms",
+        "born_ms",
+        "counts",
+        "dead",
+        "expiring",
+        "forgetting",
+        "forgotten",
+        "lanes",
+        "last_token",
+        "limbo",
+        "moved",
+        "name",
+        "names",
+        "next_number",
+        "pack_from",
+        "paused",
+        "policy",
+        "processing",
+        "remembered",
+        "risen",
+        "scheduled",
+        "seq",
+        "shadow",
+        "soonest_ms",
+        "tasks",
+        "urgent",
+    )
+
+    def __init__(self, name: str, policy: Policy) -> None:
+        self.name: Final = name
+        self.policy = policy
+        self.seq = 0
+        self.at_ms = 0
+        self.born_ms = 0
+        self.paused = False
+        self.next_number = 1
+        self.last_token = 0
+        self.counts: list[int] = [0] * COUNTS
+        self.tasks: dict[int, Task | bytes] = {}
+        """By number; bytes are a packed task (packing.py). Read single ones by `task`."""
+        self.names: dict[str, int] = {}
+        """By id, except ids that begin with the task's own number, as automatic ones do: those may be left out."""
+        self.pack_from = PACK_FROM
+        self.risen = True
+        """Whether the numbers in `tasks` came in rising order, as they do unless an event was undone."""
+        self.shadow: dict[int, Task | bytes | None] | None = None
+        """While the tasks are frozen: what was there of those that changed since."""
+        self.lanes: list[Order[int] | None] = [None] * (PRIORITY_MAX + 1)
+        self.urgent: list[Order[int]] = []
+        """The lanes that were ever used, most urgent first."""
+        self.moved: dict[int, int] = {}
+        self.scheduled: Order[Key] = Order()
+        self.processing: Order[Key] = Order()
+        self.dead: Order[Key] = Order()
+        self.expiring: Order[Key] = Order()
+        self.soonest_ms = NEVER_MS
+        """Nothing is due before: a bound, made exact when its time has come."""
+        self.limbo = 0
+        """How many tasks are between two events of one batch, in `expired` or `failed`."""
+        self.remembered: dict[str, tuple[int, int]] = {}
+        self.forgetting: Order[Key] = Order()
+        self.forgotten: dict[int, str] = {}
+
+    def lane(self, priority: int) -> Order[int]:
+        """Where ready tasks of that priority stand."""
+        lane = self.lanes[priority]
+        if lane is None:
+            lane = self.lanes[priority] = Order()
+            self.urgent = _by_urgency(self.lanes)
+        return lane
+
+    def first_ready(self) -> Task | None:
+        """The task that a FETCH gets (docs/semantics.md, Order)."""
+        for lane in self.urgent:
+            place = lane.first()
+            if place is not None:
+                number = self.moved.get(place, place) if self.moved else place
+                task = self.tasks[number]
+                if isinstance(task, bytes):
+                    # It is about to be used: by the FETCH, and by the event that follows.
+                    task = self.tasks[number] = unpack(number, task)
+                return task
+        return None
+
+    def task(self, number: int) -> Task | None:
+        """The task with that number, or None."""
+        task = self.tasks.get(number)
+        return unpack(number, task) if isinstance(task, bytes) else task
+
+    def the_task(self, number: int) -> Task:
+        """The task with that number, which is there."""
+        task = self.task(number)
+        assert task is not None, number
+        return task
+
+    def number_of(self, task_id: str) -> int | None:
+        """The number of the live or dead task with that id, or None."""
+        number = self.names.get(task_id)
+        if number is None:
+            digits, dash, _ = task_id.partition("-")
+            if dash and digits.isdecimal() and len(digits) < 20:
+                task = self.task(int(digits))
+                if task is not None and task.task_id == task_id:
+                    return task.number
+        return number
+
+    def ready_count(self) -> int:
+        """How many tasks are ready."""
+        count = 0
+        for lane in self.urgent:
+            count += len(lane)
+        return count
+
+    def count(self, order: str) -> int:
+        """How many keys there are in the order of a state, or one of the two others."""
+        return self.ready_count() if order == READY else len(self._order(order))
+
+    def following(self, order: str, key: Key | None, count: int) -> list[Key]:
+        """The first `count` keys above `key` (None: from the first on), as `place_of` and `ttl_place_of` make them."""
+        if order != READY:
+            return self._order(order).following(key, count)
+        found: list[Key] = []
+        for priority in range(PRIORITY_MAX, -1, -1):
+            lane, rank = self.lanes[priority], PRIORITY_MAX - priority
+            if lane is not None and (key is None or rank >= key[0]):
+                after = key[1] if key is not None and rank == key[0] else None
+                places = lane.following(after, count - len(found))
+                found += [(rank, place, self.moved.get(place, place)) for place in places]
+        return found
+
+    def _order(self, name: str) -> Order[Key]:
+        if name == SCHEDULED:
+            return self.scheduled
+        if name == PROCESSING:
+            return self.processing
+        if name == DEAD:
+            return self.dead
+        return self.expiring if name == EXPIRING else self.forgetting
+
+    def oldest_ready_ms(self) -> int | None:
+        """When the ready task with the earliest place got it; None when nothing is ready."""
+        places = [place for lane in self.urgent if (place := lane.first()) is not None]
+        if not places:
+            return None
+        place = min(places)
+        return self.the_task(self.moved.get(place, place)).placed_ms
+
+    def next_due_ms(self) -> int | None:
+        """When time next causes an event here: a deadline, a TTL or a due time; None when nothing waits for time."""
+        due_ms: int | None = None
+        key = self.processing.first()
+        if key is not None:
+            due_ms = key[0]
+        key = self.expiring.first()
+        if key is not None and (due_ms is None or key[0] < due_ms):
+            due_ms = key[0]
+        key = self.scheduled.first()
+        if key is not None and (due_ms is None or key[0] < due_ms):
+            due_ms = key[0]
+        return due_ms
+
+    def named(self, task_id: str) -> Task | None:
+        """The live or dead task with that id, or None."""
+        number = self.number_of(task_id)
+        return None if number is None else self.task(number)
+
+    def knows(self, task_id: str, now_ms: int) -> bool:
+        """Whether enqueueing this id would create nothing (I14)."""
+        if self.number_of(task_id) is not None:
+            return True
+        memory = self.remembered.get(task_id)
+        return memory is not None and now_ms < memory[0]
+
+    def swap(self, old: Task | None, new: Task | None) -> None:
+        """Put `new` in the place of `old`, in every structure. None: not there before, or not any more."""
+        if old is not None:
+            self._leave(old)
+            if old.place != old.number:
+                del self.moved[old.place]
+            if new is None:
+                self.shade(old.number, old)
+                del self.tasks[old.number]
+                self.names.pop(old.task_id, None)
+        if new is not None:
+            self.shade(new.number, old)
+            self.tasks[new.number] = new
+            if old is None:
+                self.names[new.task_id] = new.number
+                self.risen = self.risen and new.number == self.next_number
+            if new.place != new.number:
+                self.moved[new.place] = new.number
+            self._join(new)
+
+    def put_plain(self, number: int, task_id: str, payload: bytes, priority: int, at_ms: int) -> None:
+        """Keep a new task that is ready and asks for nothing. In a long backlog it is packed, and its id left out of
+        the names if its number can be read from it."""
+        if len(self.tasks) < self.pack_from:
+            self.tasks[number] = Task(number, task_id, payload, priority, number, at_ms, at_ms, READY)
+            self.names[task_id] = number
+        else:
+            self.tasks[number] = pack(task_id, payload, priority, at_ms)
+            if not task_id.startswith(f"{number}-"):
+                self.names[task_id] = number
+
+    def shade(self, number: int, old: Task | bytes | None) -> None:
+        """Before a task changes, comes or goes: let who reads the frozen tasks find what was there."""
+        if self.shadow is not None:
+            self.shadow.setdefault(number, old)
+
+    def _leave(self, task: Task) -> None:
+        state = task.state
+        if state == READY:
+            self.lane(task.priority).remove(task.place)
+        elif state == SCHEDULED:
+            self.scheduled.remove(place_of(task))
+        elif state == PROCESSING:
+            self.processing.remove(place_of(task))
+        elif state == DEAD:
+            self.dead.remove(place_of(task))
+        else:
+            self.limbo -= 1
+        ttl = ttl_place_of(task)
+        if ttl is not None:
+            self.expiring.remove(ttl)
+
+    def _join(self, task: Task) -> None:
+        state = task.state
+        if state == READY:
+            self.lane(task.priority).add(task.place)
+        elif state == SCHEDULED:
+            self._add_timed(self.scheduled, place_of(task))
+        elif state == PROCESSING:
+            self._add_timed(self.processing, place_of(task))
+        elif state == DEAD:
+            self.dead.add(place_of(task))
+        else:
+            self.limbo += 1
+        ttl = ttl_place_of(task)
+        if ttl is not None:
+            self._add_timed(self.expiring, ttl)
+
+    def _add_timed(self, order: Order[Key], key: Key) -> None:
+        order.add(key)
+        if key[0] < self.soonest_ms:
+            self.soonest_ms = key[0]
+
+    def remember(self, task_id: str, until_ms: int, number: int) -> None:
+        """Keep the id of a task that is gone."""
+        self.remembered[task_id] = (until_ms, number)
+        self.forgetting.add((until_ms, 0, number))
+        self.forgotten[number] = task_id
+
+    def forget(self, task_id: str) -> None:
+        """Drop an id that is remembered."""
+        until_ms, number = self.remembered.pop(task_id)
+        self.forgetting.remove((until_ms, 0, number))
+        del self.forgotten[number]
+
+    def image(self) -> Image:
+        """A copy that stays as it is. It copies a pointer a task, at once: see `frozen` for a long backlog."""
+        return self._image(tuple([_unpacked(number, task) for number, task in self.tasks.items()]))
+
+    def frozen(self) -> Image:
+        """An image without a copy, valid until `thaw`: its tasks can be read by a thread, bit by bit, while the heart
+        goes on changing. One at a time. (Remembered ids are copied.)"""
+        assert self.shadow is None, "it is frozen already"
+        self.shadow = {}
+        # Numbers rise, so nearly all in the range are there; else the list of those that are is the shorter one.
+        first = next(iter(self.tasks), self.next_number)
+        numbers: Iterable[int] = range(first, self.next_number)
+        if self.next_number - first > 4 * len(self.tasks) or not self.risen:
+            numbers = list(self.tasks)
+        return self._image(_FrozenTasks(self.tasks, self.shadow, numbers))
+
+    def thaw(self) -> None:
+        """The frozen image is not needed any more."""
+        self.shadow = None
+
+    def _image(self, tasks: Iterable[Task]) -> Image:
+        return Image(
+            self.name,
+            self.policy,
+            self.seq,
+            self.at_ms,
+            self.born_ms,
+            self.paused,
+            self.next_number,
+            self.last_token,
+            Totals(*self.counts),
+            tasks,
+            self.remembered.copy(),
+        )
+
+
+@final
+class _FrozenTasks:
+    """The tasks of a heart as they were when it was frozen.
+
+    A thread may read them while the heart changes: whoever changes a task notes first what was there, so what is read
+    from the heart counts only if nothing is noted afterwards.
+    """
+
+    __slots__ = ("_numbers", "_shadow", "_tasks")
+
+    def __init__(
+        self, tasks: dict[int, Task | bytes], shadow: dict[int, Task | bytes | None], numbers: Iterable[int]
+    ) -> None:
+        self._tasks: Final = tasks
+        self._shadow: Final = shadow
+        self._numbers: Final = numbers
+
+    def __iter__(self) -> Iterator[Task]:
+        for number in self._numbers:
+            task = self._tasks.get(number)
+            task = self._shadow.get(number, task)
+            if task is not None:
+                yield _unpacked(number, task)
+
+
+def _number(task: Task) -> int:
+    return task.number
+
+
+def _unpacked(number: int, task: Task | bytes) -> Task:
+    return unpack(number, task) if isinstance(task, bytes) else task
+
+
+def heart_of(image: Image) -> Heart:
+    """The structures of a queue, made in one go from what cannot be derived.
+
+    Raises ValueError for a task in no state that can be kept, or two of one number or name.
+    """
+    h = Heart(image.name, image.policy)
+    h.seq, h.at_ms, h.born_ms, h.paused = image.seq, image.at_ms, image.born_ms, image.paused
+    h.next_number, h.last_token = image.next_number, image.last_token
+    t = image.totals
+    h.counts = [
+        t.enqueued,
+        t.matured,
+        t.leased,
+        t.extended,
+        t.acked,
+        t.expired,
+        t.failed,
+        t.released,
+        t.requeued,
+        t.dead_lettered,
+        t.redriven,
+        t.deleted,
+    ]
+    lanes: list[list[int]] = [[] for _ in range(PRIORITY_MAX + 1)]
+    places: dict[str, list[Key]] = {SCHEDULED: [], PROCESSING: [], DEAD: []}
+    ttls: list[Key] = []
+    for task in sorted(image.tasks, key=_number):
+        state, number = task.state, task.number
+        if (task.lease is not None) != (state == PROCESSING) or (task.death is not None) != (state == DEAD):
+            raise ValueError(f"task {task.task_id!r} is {state}, its lease {task.lease} and its death {task.death}")
+        if state == READY:
+            lanes[task.priority].append(task.place)
+        elif state in places:
+            places[state].append(place_of(task))
+        elif state in (EXPIRED, FAILED):
+            h.limbo += 1
+        else:
+            raise ValueError(f"task {task.task_id!r} is {state}")
+        if task.place != number:
+            h.moved[task.place] = number
+        if task.expires_ms:
+            ttl = ttl_place_of(task)
+            if ttl is not None:
+                ttls.append(ttl)
+        if number in h.tasks or h.number_of(task.task_id) is not None:
+            raise ValueError(f"task {task.task_id!r} is there twice, or another one with its number")
+        if can_be_packed(task):
+            h.put_plain(number, task.task_id, task.payload, task.priority, task.enqueued_ms)
+        else:
+            h.tasks[number] = task
+            h.names[task.task_id] = number
+    for priority, lane in enumerate(lanes):
+        if lane:
+            h.lanes[priority] = Order(lane)
+    h.urgent = _by_urgency(h.lanes)
+    h.scheduled, h.processing, h.dead = Order(places[SCHEDULED]), Order(places[PROCESSING]), Order(places[DEAD])
+    h.expiring = Order(ttls)
+    h.soonest_ms = h.next_due_ms() or NEVER_MS
+    h.remembered = image.remembered.copy()
+    h.forgotten = {number: task_id for task_id, (_, number) in h.remembered.items()}
+    h.forgetting = Order([(until_ms, 0, number) for until_ms, number in h.remembered.values()])
+    return h
+
+
+def _by_urgency(lanes: list[Order[int] | None]) -> list[Order[int]]:
+    return [lane for lane in reversed(lanes) if lane is not None]
+
+
+def place_of(task: Task) -> Key:
+    """Where the task stands in the order of its state (docs/semantics.md, Order)."""
+    if task.state == READY:
+        return (PRIORITY_MAX - task.priority, task.place, task.number)
+    if task.state == SCHEDULED:
+        return (task.due_ms, task.place, task.number)
+    if task.lease is not None:
+        return (task.lease.deadline_ms, task.lease.token, task.number)
+    assert task.death is not None, task
+    return (task.death.at_ms, task.death.seq, task.number)
+
+
+def ttl_place_of(task: Task) -> Key | None:
+    """Where the task stands in the order in which TTLs run out; None when it has none, or is not waiting."""
+    if task.expires_ms and (task.state == READY or task.state == SCHEDULED):
+        return (task.expires_ms, task.place, task.number)
+    return None

@@ -1,0 +1,136 @@
+"""A sorted set that is changed in place: the one structure for every order that a queue keeps.
+
+Lives here: where keys stand. Must not: anything that knows what a task is.
+
+Made for what queues do: keys come mostly in rising order and leave mostly from the front. So it is a sorted list with
+a head that moves, O(1) for both. What comes back into the middle (a task returning to its place) goes to a heap
+beside it, O(log n). What leaves from the middle (an ACK, a DELETE) is noted in a set and skipped; when half of what
+is held is such, it is swept out. So the size follows the keys that are there, never rate times duration.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
+from typing import Final, Generic, TypeAlias, TypeVar, final
+
+Key: TypeAlias = tuple[int, int, int]
+"""What tasks are sorted by, most significant first. The last part is a number that tells equals apart."""
+
+K = TypeVar("K", int, Key)
+
+_TRIM: Final = 256
+"""Least number of places before the head, or of keys that left from the middle, that is worth a sweep."""
+
+
+@final
+class Order(Generic[K]):
+    """Keys in rising order, each at most once."""
+
+    __slots__ = ("_gone", "_head", "_late", "_run")
+
+    def __init__(self, keys: Iterable[K] = ()) -> None:
+        """`keys` may come in any order."""
+        self._run: list[K] = sorted(keys)
+        self._head = 0
+        """Where in the run the keys begin that are still there. The one there is never in `_gone`."""
+        self._late: list[K] = []
+        """A heap. Its first is never in `_gone`."""
+        self._gone: set[K] | None = None
+        """Keys of run and heap that were removed; None while there are none."""
+
+    def __len__(self) -> int:
+        count = len(self._run) - self._head + len(self._late)
+        return count if self._gone is None else count - len(self._gone)
+
+    def first(self) -> K | None:
+        """The smallest key, or None."""
+        run, head, late = self._run, self._head, self._late
+        if head == len(run):
+            return late[0] if late else None
+        key = run[head]
+        return late[0] if late and late[0] < key else key
+
+    def add(self, key: K) -> None:
+        """Put in `key`, which must not be there."""
+        run, gone = self._run, self._gone
+        if gone is not None and key in gone:
+            gone.discard(key)
+            if not gone:
+                self._gone = None
+        elif not run or run[-1] < key:
+            run.append(key)
+        elif self._head == len(run):
+            self._run, self._head = [key], 0
+        elif self._head and key < run[self._head]:
+            self._head -= 1
+            run[self._head] = key
+        else:
+            heappush(self._late, key)
+
+    def remove(self, key: K) -> None:
+        """Take out `key`, which must be there."""
+        run, head = self._run, self._head
+        if head < len(run) and run[head] == key:
+            self._head = head = head + 1
+            if self._gone is not None:
+                self._settle()
+            elif head >= _TRIM and head * 2 >= len(run):
+                del run[:head]
+                self._head = 0
+        elif self._late and self._late[0] == key:
+            heappop(self._late)
+            self._settle()
+        else:
+            if self._gone is None:
+                self._gone = set()
+            self._gone.add(key)
+            if len(self._gone) >= _TRIM and len(self._gone) * 2 >= len(run) - head + len(self._late):
+                self._sweep()
+
+    def following(self, key: K | None, count: int) -> list[K]:
+        """The first `count` keys above `key`, in order; None: from the first on."""
+        run, gone, late = self._run, self._gone, sorted(self._late)
+        at = self._head if key is None else max(bisect_right(run, key), self._head)
+        behind = 0 if key is None else bisect_right(late, key)
+        if gone is None and behind == len(late):
+            return run[at : at + count]
+        found: list[K] = []
+        while len(found) < count:
+            if behind < len(late) and (at == len(run) or late[behind] < run[at]):
+                following = late[behind]
+                behind += 1
+            elif at < len(run):
+                following = run[at]
+                at += 1
+            else:
+                break
+            if gone is None or following not in gone:
+                found.append(following)
+        return found
+
+    def _settle(self) -> None:
+        """Something left the front: let a key that is there stand first again, in run and heap."""
+        run, late, gone = self._run, self._late, self._gone
+        if gone is not None:
+            head = self._head
+            while gone and head < len(run) and run[head] in gone:
+                gone.discard(run[head])
+                head += 1
+            self._head = head
+            while gone and late and late[0] in gone:
+                gone.discard(heappop(late))
+            if not gone:
+                self._gone = None
+        if self._head >= _TRIM and self._head * 2 >= len(run):
+            del run[: self._head]
+            self._head = 0
+
+    def _sweep(self) -> None:
+        """Let go of all keys that left from the middle."""
+        gone = self._gone
+        if gone is not None:
+            self._run = [key for key in self._run[self._head :] if key not in gone]
+            self._head = 0
+            self._late = [key for key in self._late if key not in gone]
+            heapify(self._late)
+            self._gone = None

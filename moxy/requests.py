@@ -1,0 +1,52 @@
+"""What passes between whoever serves clients and the service.
+
+Lives here: requests, the clients they come from, and what a turn came to. Must not: decide, wait or answer.
+"""
+
+from typing import Final, Protocol, final
+
+import msgspec
+
+from moxy.backends.base import Outcome
+from moxy.core.commands import FetchAny, Intent, ReadEvents
+from moxy.core.events import AnyEvent
+from moxy.core.order import Key
+
+
+class Client(Protocol):
+    """Whoever sent a request. `closed`: nobody is there to read an answer any more."""
+
+    closed: bool
+
+
+class Request:
+    """One intent of one client, and its outcome once it has one. Without a client it is the service's own.
+
+    A server makes a class of its own of it, so that what it needs to reply is in the same object.
+    """
+
+    __slots__ = ("client", "intent", "outcome")
+
+    def __init__(self, client: Client | None, intent: Intent) -> None:
+        self.client = client
+        self.intent = intent
+        self.outcome: Outcome | None = None
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What a turn came to: the requests that have their outcome now, and the events that made it so, committed."""
+
+    answered: list[Request]
+    events: list[AnyEvent]
+
+
+@final
+class Waiter:
+    """A blocked fetch, or a blocked reader of events. `key` orders time-outs; None waits for ever."""
+
+    __slots__ = ("intent", "key", "request")
+
+    def __init__(self, request: Request, intent: FetchAny | ReadEvents, key: Key | None) -> None:
+        self.request: Final = request
+        self.intent: Final = intent
+        self.key: Final = key

@@ -1,0 +1,98 @@
+"""How clients come in: listening sockets, and the two ways in which their bytes reach the protocols.
+
+Lives here: binding an address, the choice between the tick (`epoll`) and asyncio's own transports, and the latter.
+Must not: RESP, requests, turns.
+"""
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, Protocol, final
+
+Form = Literal["auto", "epoll", "asyncio"]
+"""Who looks after the sockets: the tick, or a transport of the loop for each. auto: the tick where there is epoll."""
+
+_BACKLOG: Final = 1024
+
+
+class Driver(Protocol):
+    """Who turns what was read into replies."""
+
+    def hold_turn(self) -> None:
+        """Reading begins: no turn until `run_turn`."""
+
+    def run_turn(self) -> bool:
+        """All that was ready has been read: run a turn if one is wanted. False: it goes on beside the loop."""
+
+
+class Door(Protocol):
+    """Clients come in, and their bytes."""
+
+    async def open(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept clients from listening sockets, which are then this object's to close."""
+
+    def stop_accepting(self) -> None:
+        """Nobody new. Who is here stays."""
+
+    def gather(self) -> None:
+        """Read what has arrived by now, if it is for this object to do."""
+
+    def close(self) -> None:
+        """Let go of everything, at once."""
+
+
+@final
+class LoopDoor:
+    """A transport of the loop for each client: for systems without epoll."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, make_protocol: Callable[[], asyncio.Protocol]) -> None:
+        self._loop: Final = loop
+        self._make_protocol: Final = make_protocol
+        self._servers: list[asyncio.Server] = []
+
+    async def open(self, listeners: Sequence[socket.socket]) -> None:
+        for listener in listeners:
+            self._servers.append(await self._loop.create_server(self._make_protocol, sock=listener, backlog=_BACKLOG))
+
+    def stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    def gather(self) -> None:
+        """The loop has given what it had to the protocols before anybody else could ask."""
+
+    def close(self) -> None:
+        self.stop_accepting()
+
+
+def open_door(form: Form, driver: Driver, make_protocol: Callable[[], asyncio.Protocol], busy_poll_us: int) -> Door:
+    """The door of that form, in the running loop."""
+    loop = asyncio.get_running_loop()
+    if form == "epoll" or (form == "auto" and hasattr(select, "epoll")):
+        from moxy.server.epoll import Tick  # not before: elsewhere there is nothing to import in it
+
+        return Tick(loop, driver, make_protocol, busy_poll_us)
+    return LoopDoor(loop, make_protocol)
+
+
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address that the host has. Raises OSError when one cannot be had."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners

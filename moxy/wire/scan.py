@@ -1,0 +1,106 @@
+"""The commands that client libraries send, taken off a buffer as fast as it goes.
+
+What lives here: the parser's fast path, twice: over lines, which the interpreter splits in one call, and over bytes,
+which a compiler (mypyc) turns into a tight loop and which would be slow interpreted. `plain_commands` is the one that
+suits the way in which this module runs.
+What must not: judgement. Both take only what is certainly right and stop before anything else: what is incomplete,
+inline, at fault or rare. The parser in `resp` goes on from there and says what it is.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+_CRLF: Final = b"\r\n"
+_DIGITS_MAX: Final = 9
+
+# Nearly every header is one of these: one look-up checks its type byte and its digits.
+_SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
+_SHORT_BULKS: Final = [b"$%d" % size for size in range(1025)]
+_SHORT_BULK_BYTES_MAX: Final = len(_SHORT_BULKS) - 1
+
+
+def by_lines(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:
+    """Append the leading commands of `data` that are whole and plain; the offset of the first byte not used.
+
+    Plain: of few elements, with no CRLF in them. There every other line is a header, the lines between are elements.
+    """
+    lines = data.split(_CRLF)
+    unended = len(lines) - 1  # the last one is what follows the last CRLF
+    first = 0
+    while first < unended:
+        count = _SHORT_ARRAYS.get(lines[first], 0)
+        after = first + 1 + 2 * count
+        if count == 0 or after > unended or count > elements_max:
+            break
+        args = lines[first + 2 : after : 2]
+        header = first + 1
+        for arg in args:
+            size = len(arg)
+            told = lines[header]
+            if size <= _SHORT_BULK_BYTES_MAX:
+                if told != _SHORT_BULKS[size] or size > bulk_bytes_max:
+                    break
+            elif told != b"$%d" % size or size > bulk_bytes_max:
+                break
+            header += 2
+        else:
+            commands.append(args)
+            first = after
+            continue
+        break
+    if first == unended and not lines[first]:
+        return len(data)
+    return len(data) - len(_CRLF.join(lines[first:]))
+
+
+def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:
+    """As `by_lines`, but of any number of elements, and with any bytes in them."""
+    end = len(data)
+    first = 0
+    while first < end and data[first] == 42:  # *
+        at = first + 1
+        count = 0
+        while at < end:
+            digit = data[at] - 48
+            if not 0 <= digit <= 9:
+                break
+            count = count * 10 + digit
+            at += 1
+        if at + 2 > end or count == 0 or count > elements_max or at > first + 1 + _DIGITS_MAX or data[first + 1] == 48:
+            return first
+        if data[at] != 13 or data[at + 1] != 10:
+            return first
+        at += 2
+        args: list[bytes] = []
+        while count > 0:
+            if at >= end or data[at] != 36:  # $
+                return first
+            at += 1
+            digits = at
+            size = 0
+            while at < end:
+                digit = data[at] - 48
+                if not 0 <= digit <= 9:
+                    break
+                size = size * 10 + digit
+                at += 1
+            stop = at + 2 + size
+            if at == digits or at > digits + _DIGITS_MAX or size > bulk_bytes_max or stop + 2 > end:
+                return first
+            if data[digits] == 48 and at > digits + 1:
+                return first
+            if data[at] != 13 or data[at + 1] != 10 or data[stop] != 13 or data[stop + 1] != 10:
+                return first
+            args.append(data[at + 2 : stop])
+            at = stop + 2
+            count -= 1
+        commands.append(args)
+        first = at
+    return first
+
+
+IS_COMPILED: Final = not hasattr(by_lines, "__code__")
+"""Compiled functions have no bytecode."""
+
+plain_commands: Final[Callable[[bytes, list[list[bytes]], int, int], int]] = by_bytes if IS_COMPILED else by_lines
+"""Whole and plain commands at the beginning of a buffer."""

@@ -1,0 +1,18 @@
+"""Every conversation is held twice: over the tick, and over asyncio's own transports."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+
+from moxy.server.doors import Form
+from tests.server import support
+
+FORMS: list[Form] = [form for form in get_args(Form) if form != "auto"]
+
+
+@pytest.fixture(params=FORMS, autouse=True, scope="module")
+def form(request: pytest.FixtureRequest) -> Iterator[Form]:
+    support.FORM = request.param
+    yield request.param
+    support.FORM = "auto"

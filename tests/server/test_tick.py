@@ -1,0 +1,257 @@
+"""Turns in the wake-up in which their bytes came, busy polling, and sockets that the kernel has bad news of."""
+
+import asyncio
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from moxy.server.connection import HELD_BACK_BYTES_MAX
+from moxy.server.doors import Form
+from tests.server.support import (
+    MIB,
+    Client,
+    House,
+    Process,
+    Status,
+    encode,
+    serving,
+    until,
+    until_blocked,
+    until_connected,
+)
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def loop(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def moxy(loop: str) -> Iterator[House]:
+    with serving(loop=loop) as house:
+        yield house
+
+
+class Tasks:
+    """Counts the tasks that a loop makes."""
+
+    def __init__(self, house: House) -> None:
+        self.count = 0
+        house.call(lambda: asyncio.get_running_loop().set_task_factory(self._make))
+
+    def _make(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+        self.count += 1
+        return asyncio.Task(work, loop=loop, **more)
+
+
+def test_a_turn_that_waits_for_nothing_needs_no_task(moxy: House) -> None:
+    with moxy.client() as client:
+        assert client("PING") == Status("PONG")  # asyncio makes a task to accept it
+        tasks = Tasks(moxy)
+        for _ in range(20):
+            client("MOXY.ENQUEUE", "jobs", "x")
+        assert tasks.count == 0
+
+
+def test_a_turn_that_waits_goes_on_in_a_task_and_what_comes_meanwhile_is_the_next(loop: str) -> None:
+    with serving(loop=loop, slow_commits=True) as house, house.client() as first, house.client() as second:
+        tasks = Tasks(house)
+        replies = first.pipeline(*[("MOXY.ENQUEUE", "jobs", "x")] * 50)
+        assert len(replies) == 50
+        assert 0 < tasks.count < 50
+        assert second.map("MOXY.STATS", "jobs")["ready"] == 50
+
+
+def test_a_backend_that_wants_one_has_a_task_around_it_from_the_first_step(loop: str) -> None:
+    with serving(loop=loop, turns_in_tasks=True) as house, house.client() as client:
+        execute = house.server._backend.execute
+        seen: list[bool] = []
+
+        async def watched(commands: Any) -> Any:
+            seen.append(asyncio.current_task() is not None)
+            return await execute(commands)
+
+        house.call(lambda: setattr(house.server._backend, "execute", watched))
+        client("MOXY.ENQUEUE", "jobs", "x")
+        assert seen == [True]
+        assert len(client("MOXY.FETCH", "jobs", 1000)) == 6
+
+
+@pytest.mark.parametrize("turns_in_tasks", [False, True])
+def test_what_a_turn_raises_ends_the_server_and_nobody_is_answered(loop: str, turns_in_tasks: bool) -> None:
+    with serving(loop=loop, turns_in_tasks=turns_in_tasks) as house:
+
+        async def break_down(commands: Any) -> Any:
+            raise AssertionError("this can never be")
+
+        with house.client() as client:
+            house.call(lambda: setattr(house.server._backend, "execute", break_down))
+            client.send("MOXY.ENQUEUE", "jobs", "x")
+            with pytest.raises(AssertionError, match="this can never be"):
+                house.join()
+
+
+def test_what_a_waiting_turn_waits_for_may_fail(loop: str) -> None:
+    """The failure comes out of what the turn awaits, inside the turn, as if it had been in a task all the time."""
+    with serving(loop=loop) as house, house.client() as client:
+        caught: list[str] = []
+
+        async def fail_late() -> None:
+            future = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(future.set_exception, OSError("late"))
+            try:
+                await future
+            except OSError as error:
+                caught.append(str(error))
+            house.server._backend.accept()  # type: ignore[attr-defined]
+
+        house.call(lambda: setattr(house.server._backend, "commit", fail_late))
+        assert client("MOXY.ENQUEUE", "jobs", "x")[0] == b"task_id"
+        assert caught[0] == "late"
+
+
+def test_many_clients_are_served_by_few_turns(moxy: House, form: Form) -> None:
+    """The loop is kept busy until all have spoken; the tick then has everything in one turn."""
+    clients = [moxy.client() for _ in range(40)]
+    try:
+        assert [client("PING") for client in clients] == ["PONG"] * 40
+        turns = 0
+        turn = moxy.server.service.turn
+
+        def counted() -> Any:
+            nonlocal turns
+            turns += 1
+            return turn()
+
+        moxy.call(lambda: setattr(moxy.server.service, "turn", counted))
+        busy = moxy.keep_busy()
+        for client in clients:
+            client.send("MOXY.ENQUEUE", "jobs", "x")
+        busy.set()
+        assert [client.read()[0] for client in clients] == [b"task_id"] * 40
+        assert turns == 1 if form == "epoll" else turns < 40
+    finally:
+        for client in clients:
+            client.close()
+
+
+# Busy polling
+
+
+def test_a_server_that_polls_serves_as_any_other(loop: str) -> None:
+    with serving(loop=loop, busy_poll_us=2000) as house, house.client() as worker, house.client() as other:
+        for number in range(50):
+            other("MOXY.ENQUEUE", "jobs", f"x{number}")
+            assert worker.map("MOXY.FETCH", "jobs", 1000)["payload"] == f"x{number}".encode()
+        worker.send("MOXY.FETCH", "more", 1000, "BLOCK", 50)
+        until_blocked(other, 1)
+        house.at(50)
+        assert worker.read() is None
+
+
+def test_a_server_that_polls_lets_the_loop_have_its_turn(loop: str) -> None:
+    """Clients who never stop talking must not keep it from signals, timers and threads."""
+    with serving(loop=loop, busy_poll_us=1_000_000) as house:
+        over = threading.Event()
+
+        def talk() -> None:
+            with house.client() as client:
+                while not over.is_set():
+                    client.pipeline(*[("PING",)] * 10)
+
+        talkers = [threading.Thread(target=talk) for _ in range(2)]
+        for talker in talkers:
+            talker.start()
+        try:
+            for _ in range(5):
+                assert house.call(lambda: "done") == "done"
+        finally:
+            over.set()
+            for talker in talkers:
+                talker.join()
+
+
+def test_a_server_that_polls_waits_for_a_commit_as_any_other(loop: str) -> None:
+    with serving(loop=loop, busy_poll_us=1_000_000, slow_commits=True) as house, house.client() as client:
+        assert client("MOXY.ENQUEUE", "jobs", "x")[0] == b"task_id"
+
+
+# Bad news
+
+
+def reset(client: Client) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    client.close()
+
+
+def test_a_reset_is_noticed_although_nothing_is_read_from_the_client(moxy: House, form: Form) -> None:
+    """So much waits behind its blocked fetch that reading has stopped. asyncio finds out when it next writes."""
+    if form == "asyncio":
+        pytest.skip("a promise of the tick")
+    with moxy.client() as other:
+        worker = moxy.client()
+        worker.send("MOXY.FETCH", "jobs", 1000, "BLOCK", 0)
+        until_blocked(other, 1)
+        for _ in range(HELD_BACK_BYTES_MAX // 100_000 + 1):
+            worker.send("ECHO", "x" * 100_000)
+        until(lambda: (other("PING"), [link._reading for link in moxy.server._links.values()])[1], lambda r: False in r)
+        reset(worker)
+        until_connected(other, 1)
+        until_blocked(other, 0)
+
+
+def test_a_half_closed_client_that_is_then_reset_is_let_go(moxy: House) -> None:
+    with moxy.client() as other:
+        other("MOXY.ENQUEUE", "jobs", "x" * MIB)
+        slow = moxy.client(receive_bytes=4096)
+        slow.send_raw(encode("MOXY.PEEK", "jobs") * 30)
+        until_connected(other, 2)
+        slow.half_close()
+        assert other("PING") == Status("PONG")
+        reset(slow)
+        until_connected(other, 1)
+
+
+def test_without_descriptors_those_who_are_here_are_served_and_the_others_later() -> None:
+    with Process() as server, server.client() as first:
+        assert first("PING") == Status("PONG")
+        _, hard = resource.prlimit(server.child.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.child.pid, resource.RLIMIT_NOFILE, (3, hard))
+        with server.client() as second:
+            for _ in range(100):
+                assert first("PING") == Status("PONG")
+            second.send("PING")
+            resource.prlimit(server.child.pid, resource.RLIMIT_NOFILE, (hard, hard))
+            assert second.read() == Status("PONG")
+        server.signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+
+
+def test_a_bug_in_serving_one_client_costs_only_its_connection(moxy: House, form: Form) -> None:
+    if form == "asyncio":
+        pytest.skip("there the loop sees to it")
+    with moxy.client() as other, moxy.client() as unlucky:
+        assert (other("PING"), unlucky("PING")) == (Status("PONG"), Status("PONG"))
+        said: list[str] = []
+
+        def break_down(data: bytes) -> Any:
+            raise AssertionError("a bug")
+
+        def plant() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+            for connection, link in moxy.server._links.items():
+                assert connection is not None
+                if link._connection.session.client_id == 2:  # type: ignore[union-attr]
+                    link.data_received = break_down  # type: ignore[method-assign]
+
+        moxy.call(plant)
+        unlucky.send("PING")
+        assert unlucky.is_closed_by_server()
+        until_connected(other, 1)
+        assert len(said) == 1
