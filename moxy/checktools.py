@@ -15,6 +15,7 @@ from typing import Final
 
 import click
 
+from moxy.backends.redis.errors import BackendDown, Unreachable
 from moxy.config import ConfigError
 
 EXIT_VIOLATED: Final = 1
@@ -43,15 +44,19 @@ def modelcheck(backend: str, redis_addr: str | None, examples: int, seed: int | 
 
     Runs random programs on a backend and on the independent reference model of spec/, in lock-step, and compares
     every reply and every state. Prints what was exercised, or the shortest program that tells the two apart.
-    Exit code 0 when all was the same, 1 when not.
+    Exit code 0 when all was the same, 1 when not, 5 when Redis cannot be reached. In Redis it works under a prefix of
+    its own, which it deletes.
     """
     machine = _spec("machine")
     factory = _spec("adapters").system_named(backend, redis_addr)
     if isinstance(factory, str):
         raise ConfigError(factory)
     tally = _spec("lockstep").Tally()
-    with _without_traces(), _progress(lambda: int(tally.programs), examples):
-        report = machine.check(factory, examples, seed, tally=tally)
+    try:
+        with _without_traces(), _progress(lambda: int(tally.programs), examples):
+            report = machine.check(factory, examples, seed, tally=tally)
+    except BackendDown as down:
+        raise Unreachable(down.sentence) from None
     click.echo(f"{backend}: {report.format()}", nl=False)
     if report.failure is not None:
         sys.exit(EXIT_VIOLATED)

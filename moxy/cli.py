@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from moxy import __version__, checktools, logtools
+from moxy import __version__, checktools, form, logtools
 from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
@@ -61,7 +61,7 @@ except ImportError:  # no wheel for this platform: asyncio's own loop does the s
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="moxy")
+@click.version_option(__version__, prog_name="moxy", message=f"%(prog)s %(version)s ({form()})")
 def cli() -> None:
     """Moxy: leases, acks and recovery for Redis-style queues, over RESP."""
 

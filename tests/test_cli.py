@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moxy import __version__
+from moxy import __version__, form
 from tests.server.support import Process, clean_environment
 
 WAIT_S = 30
@@ -33,7 +33,8 @@ def moxy(*words: str, environment: dict[str, str] | None = None) -> subprocess.C
 
 
 def test_the_version() -> None:
-    assert moxy("--version").stdout == f"moxy, version {__version__}\n"
+    assert moxy("--version").stdout == f"moxy {__version__} ({form()})\n"
+    assert form() in ("compiled", "pure Python")
 
 
 def test_the_console_script_is_the_same_command() -> None:

@@ -179,6 +179,14 @@ class Heart:
                 found += [(rank, place, self.moved.get(place, place)) for place in places]
         return found
 
+    def holds(self, order: str, key: Key) -> bool:
+        """Whether that very key is in the order of a state, or one of the two others."""
+        if order != READY:
+            return key in self._order(order)
+        rank, place, number = key
+        lane = self.lanes[PRIORITY_MAX - rank]
+        return lane is not None and place in lane and self.moved.get(place, place) == number
+
     def _order(self, name: str) -> Order[Key]:
         if name == SCHEDULED:
             return self.scheduled

@@ -8,7 +8,7 @@ beside it, O(log n). What leaves from the middle (an ACK, a DELETE) is noted in 
 is held is such, it is swept out. So the size follows the keys that are there, never rate times duration.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeAlias, TypeVar, final
@@ -26,7 +26,7 @@ _TRIM: Final = 256
 class Order(Generic[K]):
     """Keys in rising order, each at most once."""
 
-    __slots__ = ("_gone", "_head", "_late", "_run")
+    __slots__ = ("_gone", "_head", "_late", "_late_keys", "_run")
 
     def __init__(self, keys: Iterable[K] = ()) -> None:
         """`keys` may come in any order."""
@@ -35,12 +35,25 @@ class Order(Generic[K]):
         """Where in the run the keys begin that are still there. The one there is never in `_gone`."""
         self._late: list[K] = []
         """A heap. Its first is never in `_gone`."""
+        self._late_keys: set[K] | None = None
+        """What is in the heap, for whoever asks if a key is there; None while nobody has asked."""
         self._gone: set[K] | None = None
         """Keys of run and heap that were removed; None while there are none."""
 
     def __len__(self) -> int:
         count = len(self._run) - self._head + len(self._late)
         return count if self._gone is None else count - len(self._gone)
+
+    def __contains__(self, key: K) -> bool:
+        """O(log n), except for the first question ever: O(n)."""
+        if self._gone is not None and key in self._gone:
+            return False
+        at = bisect_left(self._run, key, self._head)
+        if at < len(self._run) and self._run[at] == key:
+            return True
+        if self._late_keys is None:
+            self._late_keys = set(self._late)
+        return key in self._late_keys
 
     def first(self) -> K | None:
         """The smallest key, or None."""
@@ -66,6 +79,8 @@ class Order(Generic[K]):
             run[self._head] = key
         else:
             heappush(self._late, key)
+            if self._late_keys is not None:
+                self._late_keys.add(key)
 
     def remove(self, key: K) -> None:
         """Take out `key`, which must be there."""
@@ -79,6 +94,8 @@ class Order(Generic[K]):
                 self._head = 0
         elif self._late and self._late[0] == key:
             heappop(self._late)
+            if self._late_keys is not None:
+                self._late_keys.discard(key)
             self._settle()
         else:
             if self._gone is None:
@@ -90,7 +107,8 @@ class Order(Generic[K]):
     def following(self, key: K | None, count: int) -> list[K]:
         """The first `count` keys above `key`, in order; None: from the first on."""
         run, gone, late = self._run, self._gone, sorted(self._late)
-        at = self._head if key is None else max(bisect_right(run, key), self._head)
+        # What lies before the head is not sorted any more once a key has come back there.
+        at = self._head if key is None else bisect_right(run, key, self._head)
         behind = 0 if key is None else bisect_right(late, key)
         if gone is None and behind == len(late):
             return run[at : at + count]
@@ -118,7 +136,10 @@ class Order(Generic[K]):
                 head += 1
             self._head = head
             while gone and late and late[0] in gone:
-                gone.discard(heappop(late))
+                key = heappop(late)
+                gone.discard(key)
+                if self._late_keys is not None:
+                    self._late_keys.discard(key)
             if not gone:
                 self._gone = None
         if self._head >= _TRIM and self._head * 2 >= len(run):
@@ -133,4 +154,5 @@ class Order(Generic[K]):
             self._head = 0
             self._late = [key for key in self._late if key not in gone]
             heapify(self._late)
+            self._late_keys = None
             self._gone = None

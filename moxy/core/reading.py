@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Protocol, final
 
 from moxy.core.heart import Heart
-from moxy.core.lifecycle import READY
 from moxy.core.order import Key
 from moxy.core.tasks import Task
 
@@ -123,11 +122,7 @@ class OrderView:
             last, size = page[-1], 2 * size
 
     def __contains__(self, key: Key) -> bool:
-        rank, place, number = key
-        # Ready tasks are kept by place alone, so there the key before this one differs in the place.
-        before = (rank, place - 1, number) if self._order == READY else (rank, place, number - 1)
-        page = self._version.heart().following(self._order, before, 1)
-        return bool(page) and page[0] == key
+        return self._version.heart().holds(self._order, key)
 
     def first(self) -> Key | None:
         """The smallest key, or None."""

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,12 +14,25 @@ from moxy.backends.durable import STALL_MS_MAX, SYNC_HERE_EVENTS_MAX, SYNC_HERE_
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import Recent
 from moxy.core.answers import Past
-from moxy.core.commands import UNSET, Ack, Command, Enqueue, Fetch, FetchAny, Intent, Peek, ReadEvents, ReadHistory
+from moxy.core.commands import (
+    UNSET,
+    Ack,
+    Command,
+    Delete,
+    Enqueue,
+    Fetch,
+    FetchAny,
+    Intent,
+    Peek,
+    ReadEvents,
+    ReadHistory,
+)
 from moxy.core.errors import IOERR, Refused
 from moxy.core.events import Acked, Enqueued, Leased
 from moxy.core.ids import split_lease_id
+from moxy.core.tasks import Image
 from moxy.journal.errors import LogFailed
-from moxy.journal.journal import Journal
+from moxy.journal.journal import Journal, Mark
 from moxy.requests import Request
 from moxy.service import Service
 from spec.simdisk import FaultyDisk, SimDisk
@@ -272,6 +286,34 @@ def test_a_restart_keeps_leases_order_and_counters() -> None:
         assert list(after.order_of(order)) == list(before.order_of(order))
     assert dict(after.tasks.items()) == dict(before.tasks.items())
     assert (after.totals, after.last_token, after.seq) == (before.totals, before.last_token, before.seq)
+
+
+def test_a_snapshot_whose_waiter_was_cancelled_is_still_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread cannot be cancelled: until it has read the last frozen task, changes must leave it what was there."""
+    world, gate, taken = World(SimDisk()), threading.Event(), list[set[str]]()
+
+    def slowly(images: Sequence[Image], mark: Mark, created_ms: int) -> str:
+        assert gate.wait(30)
+        taken.append({task.task_id for image in images for task in image.tasks})
+        return "a snapshot"
+
+    async def main() -> None:
+        await world.turn_async(*(Enqueue("jobs", b"", f"t{n}") for n in range(9)))
+        monkeypatch.setattr(world.journal, "write_snapshot", slowly)
+        snapshot = asyncio.create_task(world.backend._snapshot())
+        while world.backend._writing is None:
+            await asyncio.sleep(0)
+        snapshot.cancel()
+        with suppress(asyncio.CancelledError):
+            await snapshot
+        await world.turn_async(Delete("jobs", "t3"), Enqueue("jobs", b"", "new"), Fetch("jobs", 1000))
+        gate.set()
+        await world.backend._snapshot()
+
+    asyncio.run(main())
+    before = {f"t{n}" for n in range(9)}
+    assert taken == [before, before - {"t3"} | {"new"}]
+    assert world.memory.state_of("jobs").heart().shadow is None, "and then nothing is kept for it any more"
 
 
 def test_a_snapshot_is_taken_when_the_log_has_grown_and_shortens_the_next_start() -> None:

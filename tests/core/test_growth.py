@@ -11,6 +11,7 @@ from moxy.core.decider import decide
 from moxy.core.ids import split_lease_id
 from moxy.core.state import QueueState
 from tests.core.support import T0
+from tests.forms import needs_source
 
 
 @cache
@@ -44,12 +45,14 @@ def calls_of_a_cycle(state: QueueState, cycles: int = 50) -> float:
     return calls / cycles
 
 
+@needs_source
 def test_a_cycle_makes_no_more_calls_when_a_hundred_times_as_many_tasks_wait() -> None:
     small, large = calls_of_a_cycle(filled(1_000)), calls_of_a_cycle(filled(100_000))
     # Two more levels of each order are four more calls down and up a path; a walk over the tasks would be 100 times.
     assert large <= 1.3 * small, f"{small} calls with 1,000 waiting, {large} with 100,000"
 
 
+@needs_source
 @pytest.mark.deep
 def test_nor_with_a_million() -> None:
     small, large = calls_of_a_cycle(filled(1_000)), calls_of_a_cycle(filled(1_000_000))

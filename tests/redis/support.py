@@ -288,7 +288,18 @@ class Watched:
         """Make the replica the master, and wait until the Sentinels say so. Gives the old one, still a master too."""
         old = self.master
         new = next(server for server in self.servers if server is not old)
-        until(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", MASTER))
+        begun = -WAIT_S
+
+        def replaced() -> bool:
+            nonlocal begun
+            if self.master is new:
+                return True
+            if time.monotonic() - begun > 5:  # it gives up when it finds the replica wanting, and does not try again
+                self.sentinels[0].ask("SENTINEL", "FAILOVER", MASTER)
+                begun = time.monotonic()
+            return False
+
+        until(replaced)
         self.wait_for_master(new)
         return old, new
 

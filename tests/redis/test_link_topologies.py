@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import gc
 
 import pytest
 
 from moxy.backends.redis.address import parse_redis_address
-from moxy.backends.redis.errors import Unreachable
+from moxy.backends.redis.dial import first
+from moxy.backends.redis.errors import Missed, Unreachable
 from moxy.backends.redis.node import Node
 from moxy.backends.redis.routes import Cluster as ClusterRoute
 from moxy.core.errors import Refused
@@ -187,6 +189,26 @@ def test_a_node_that_has_no_part_any_more_is_let_go(cluster: Cluster, server: Se
 
 
 # Sentinel
+
+
+def test_of_those_asked_at_once_the_others_are_forgotten_without_a_word() -> None:
+    async def story() -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+        async def fails() -> int:
+            raise Missed("away", sent=False)
+
+        async def answers() -> int:
+            return 7
+
+        assert await first([fails(), answers(), fails(), asyncio.sleep(3600, 8)]) == 7
+        with pytest.raises(Missed, match="away"):
+            await first([fails(), fails()])
+        gc.collect()
+        assert complaints == []
+
+    run(story())
 
 
 def test_whom_sentinel_calls_master_must_say_so_itself(watched: Watched) -> None:

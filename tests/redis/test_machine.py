@@ -4,9 +4,13 @@ Lives here: the profiles, and faults planted into the Lua that the machine must 
 those are in `spec`. The systems are in `spec.adapters.redis`.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from moxy.backends.redis import scripts
 from moxy.backends.redis.node import Script
@@ -15,6 +19,7 @@ from spec.adapters import redis as adapter
 from spec.machine import check
 from spec.system import System
 from tests.redis.support import Server
+from tests.server.support import clean_environment
 from tests.spec.test_edges import take_every_edge
 
 QUICK = {RedisSystem: 40, TwoOnRedis: 25}
@@ -25,6 +30,24 @@ QUICK = {RedisSystem: 40, TwoOnRedis: 25}
 def test_it_does_what_the_model_does(server: Server, system: Callable[[str], System]) -> None:
     report = check(lambda: system(server.address), QUICK[system], at_seed=11)
     assert report.failure is None, report.format()
+
+
+def test_the_command_checks_a_redis_too_and_leaves_nothing_in_it(server: Server, tmp_path: Path) -> None:
+    words = ("modelcheck", "--backend", "redis", "--redis-addr", server.address, "--examples", "5")
+    result = subprocess.run(
+        [sys.executable, "-m", "moxy", *words],
+        cwd=tmp_path,
+        env=clean_environment(None),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("redis: No difference from the model in ")
+    host, port = server.address.rsplit(":", 1)
+    with Redis(host, int(port)) as client:
+        assert client.keys("moxy-check-*") == []
 
 
 @pytest.mark.deep

@@ -5,13 +5,14 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
 from moxy.server.connection import HELD_BACK_BYTES_MAX
 from moxy.server.doors import Form
+from moxy.server.epoll import Pipe
 from tests.server.support import (
     MIB,
     Client,
@@ -19,6 +20,7 @@ from tests.server.support import (
     Process,
     Status,
     encode,
+    server_info,
     serving,
     until,
     until_blocked,
@@ -66,6 +68,31 @@ def test_a_turn_that_waits_goes_on_in_a_task_and_what_comes_meanwhile_is_the_nex
         assert len(replies) == 50
         assert 0 < tasks.count < 50
         assert second.map("MOXY.STATS", "jobs")["ready"] == 50
+
+
+def test_turns_never_overlap(loop: str) -> None:
+    with serving(loop=loop, slow_commits=True) as house:
+        under_way = most = 0
+        turn = house.server.service.turn
+
+        async def watched() -> Any:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await turn()
+            finally:
+                under_way -= 1
+
+        house.call(lambda: setattr(house.server.service, "turn", watched))
+        clients = [house.client() for _ in range(10)]
+        for _ in range(20):
+            for client in clients:
+                client.send("MOXY.ENQUEUE", "jobs", "x")
+            assert [client.read()[0] for client in clients] == [b"task_id"] * 10
+        for client in clients:
+            client.close()
+        assert most == 1
 
 
 def test_a_backend_that_wants_one_has_a_task_around_it_from_the_first_step(loop: str) -> None:
@@ -216,6 +243,54 @@ def test_a_half_closed_client_that_is_then_reset_is_let_go(moxy: House) -> None:
         assert other("PING") == Status("PONG")
         reset(slow)
         until_connected(other, 1)
+
+
+def test_quit_behind_a_reply_that_the_kernel_takes_in_parts(moxy: House) -> None:
+    with moxy.client() as other, moxy.client(receive_bytes=4096) as slow:
+        other("MOXY.ENQUEUE", "jobs", "x" * 100_000)
+        slow.send_raw(encode("MOXY.PEEK", "jobs") * 45 + encode("QUIT"))
+        until(lambda: int(server_info(other)["total_commands_processed"]), lambda count: count == 46)
+        assert [len(slow.read()) for _ in range(45)] == [1] * 45
+        assert slow.read() == Status("OK")
+        assert slow.is_closed_by_server()
+
+
+def pipes_served(house: House, ask: Callable[[], object]) -> int:
+    """Of how many clients' sockets the kernel had something to say during 50 questions."""
+    pipes: set[int] = set()
+    read, serve = Pipe.read, Pipe.serve
+
+    def read_seen(pipe: Pipe) -> None:
+        pipes.add(id(pipe))
+        read(pipe)
+
+    def serve_seen(pipe: Pipe, happened: int) -> None:
+        pipes.add(id(pipe))
+        serve(pipe, happened)
+
+    with pytest.MonkeyPatch.context() as patch:
+        house.call(lambda: (patch.setattr(Pipe, "read", read_seen), patch.setattr(Pipe, "serve", serve_seen)))
+        for _ in range(50):
+            ask()
+    return len(pipes)
+
+
+def test_the_kernel_is_not_asked_for_what_nobody_waits_for(moxy: House, form: Form) -> None:
+    """Else the loop would never sleep again after a slow reader, or beside one that has half-closed."""
+    if form == "asyncio":
+        pytest.skip("there the loop sees to it")
+    with moxy.client() as other, moxy.client(receive_bytes=4096) as slow:
+        other("MOXY.ENQUEUE", "jobs", "x" * MIB)
+        slow.send_raw(encode("MOXY.PEEK", "jobs") * 8)
+        until(lambda: int(server_info(other)["total_commands_processed"]), lambda count: count == 9)
+        assert [len(slow.read()) for _ in range(8)] == [1] * 8
+        assert slow("PING") == Status("PONG")
+        assert pipes_served(moxy, lambda: other("PING")) == 1
+        slow.send_raw(encode("MOXY.PEEK", "jobs") * 8)
+        until(lambda: int(server_info(other)["total_commands_processed"]), lambda count: count == 17)
+        slow.half_close()
+        assert other("PING") == Status("PONG")
+        assert pipes_served(moxy, lambda: other("PING")) == 1
 
 
 def test_without_descriptors_those_who_are_here_are_served_and_the_others_later() -> None:

@@ -25,6 +25,7 @@ from spec.explore.__main__ import main
 from spec.explore.judging import take
 from spec.explore.telling import brief
 from tests.core.support import altered, and_then
+from tests.forms import needs_source
 
 COUNTS = {
     # scope: states, edges, depth. A change of the rules changes them: look at what changed, then pin it anew.
@@ -226,6 +227,7 @@ def charged_for_nothing(heart: Heart, event: Released) -> None:
         heart.swap(task, replace(task, tally=replace(task.tally, attempts=task.tally.attempts + 1)))
 
 
+@needs_source
 def test_an_attempt_charged_for_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     and_then(monkeypatch, Released, charged_for_nothing)
     violation = explore.explore(SCOPES["nack and dead letter"]).violation
@@ -234,6 +236,7 @@ def test_an_attempt_charged_for_nothing_is_found(monkeypatch: pytest.MonkeyPatch
     assert violation.moves == 3  # enqueue, fetch, the reply is lost
 
 
+@needs_source
 def test_what_grows_for_ever_ends_the_exploration_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same fault, with nobody who counts the attempts: there is always one more state."""
     and_then(monkeypatch, Released, charged_for_nothing)
@@ -245,6 +248,7 @@ def test_what_grows_for_ever_ends_the_exploration_too(monkeypatch: pytest.Monkey
     assert "cause='undelivered'" in violation.transcript
 
 
+@needs_source
 def test_a_redrive_to_an_old_place_or_with_old_attempts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def at_its_old_place(heart: Heart, event: TaskEvent) -> None:
         task = heart.tasks[event.number]
@@ -277,6 +281,7 @@ def test_a_bound_that_does_not_count_delayed_tasks_is_found() -> None:
     assert violation.moves == 3
 
 
+@needs_source
 def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Heart, "knows", lambda self, task_id, now_ms: task_id in self.names)
     violation = explore.explore(SCOPES["dedup"]).violation
@@ -285,6 +290,7 @@ def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch
     assert violation.moves == 3  # enqueue, delete, enqueue
 
 
+@needs_source
 def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effects, "_remember", lambda heart, task, at_ms: task)
     violation = explore.explore(SCOPES["dedup"]).violation
@@ -293,6 +299,7 @@ def test_a_memory_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) ->
     assert violation.moves == 2
 
 
+@needs_source
 def test_a_disconnect_that_is_never_fatal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decider._attempts_used_up
 
@@ -353,6 +360,7 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.endswith("no violation\n")
 
 
+@needs_source
 def test_a_violation_is_printed_and_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

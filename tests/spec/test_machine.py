@@ -29,6 +29,7 @@ from spec.adapters import SYSTEMS, CoreSystem, JournalSystem, ServiceSystem
 from spec.machine import check
 from spec.system import SystemFactory
 from tests.core.support import altered, and_then
+from tests.forms import needs_source
 
 QUICK = {
     "core": 150,
@@ -202,15 +203,15 @@ def history_of_an_earlier_task_of_that_name(patch: pytest.MonkeyPatch) -> None:
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 
-FAULTS: list[tuple[Fault, SystemFactory, str]] = [
+FAULTS: list[Any] = [
     (deadline_off_by_one, CoreSystem, "FETCH"),
-    (expiry_one_late, ServiceSystem, "FETCH"),
+    pytest.param(expiry_one_late, ServiceSystem, "FETCH", marks=needs_source),
     (ack_ignores_its_lease, CoreSystem, "ACK"),
     (attempt_not_counted, CoreSystem, "NACK"),
     (requeued_at_the_end, ServiceSystem, "FETCH"),
-    (dedup_window_ignored, CoreSystem, "DEDUP"),
+    pytest.param(dedup_window_ignored, CoreSystem, "DEDUP", marks=needs_source),
     (wake_up_lost, ServiceSystem, "BLOCK"),
-    (token_reused, ServiceSystem, "NACK"),
+    pytest.param(token_reused, ServiceSystem, "NACK", marks=needs_source),
     (bound_lease_not_released, ServiceSystem, "disconnects"),
     (events_begin_one_late, ServiceSystem, "EVENTS"),
     (history_of_an_earlier_task_of_that_name, JournalSystem, "HISTORY"),

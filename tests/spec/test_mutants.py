@@ -4,6 +4,7 @@ What lives here: a quick look at all of them and a few for real; deep, all of th
 a checker; those are in spec/mutants.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,15 @@ def test_a_fault_fits_its_file_once_and_compiles(mutant: Mutant) -> None:
     assert mutant.about.endswith(".")
     assert mutant.seen_by
     assert set(mutant.seen_by) <= set(CHECKERS)
+
+
+def test_the_verification_page_has_a_row_for_each_and_only_what_checkers_see() -> None:
+    """The last column is the outcome of a whole run, which is deep; the others are those of the faults."""
+    page = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*) \| `(.*)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert [row[:3] for row in rows] == [(mutant.name, mutant.about, mutant.file) for mutant in MUTANTS.values()]
+    assert {row[3] for row in rows} <= set(CHECKERS)
+    assert f"All {len(MUTANTS) - len(UNSEEN)} are seen" in page
 
 
 def test_a_text_that_is_not_there_once_is_refused() -> None:
