@@ -7,12 +7,14 @@ keys hold (test_contract, `dump`).
 import re
 
 from moxy.backends.redis.scripts import KEY_NAMES, SCRIPT, VERBS, keys_of
-from tests.redis.live import Witness, fetch, keys_in, moxy, pairs
+from tests.redis.live import Witness, entries, fetch, keys_in, moxy, pairs, until_standing
 from tests.redis.support import Cluster, Server, serving
+from tests.server.launch import ROOT
 from tests.server.support import Client
 
 SHARED = {"queues", "servers"}
 """The keys that belong to no queue."""
+RIGHTS = "+@read +@write +@scripting +@pubsub +@connection +info +time +cluster|slots"
 
 
 def use_every_verb(client: Client, queue: str) -> None:
@@ -101,6 +103,27 @@ def test_a_script_touches_only_keys_that_it_declares(server: Server) -> None:
     assert touched <= declared, touched - declared
     assert {key.rsplit(":", 1)[1] for key in touched} >= set(KEY_NAMES) - {"waiting"}
     for key in keys_in(server, f"moxy:{{{queue}}}:*"):
+        server.ask("DEL", key)
+
+
+def test_the_rights_that_are_documented_are_enough(server: Server) -> None:
+    """docs/redis.md: they cover every command and key of every verb, and no key outside the prefix."""
+    page = (ROOT / "docs" / "redis.md").read_text()
+    assert f"`{RIGHTS}`, the keys `moxy:*` and the channels `moxy:*`" in page
+    own = ("resetkeys", "~moxy:*", "resetchannels", "&moxy:*")
+    server.ask("ACL", "SETUSER", "limited", "on", ">pw", *own, *RIGHTS.split())
+    try:
+        with moxy(f"redis://limited:pw@{server.address}") as one, one.client() as client, one.client() as waiter:
+            use_every_verb(client, "rights")
+            waiter.send("MOXY.FETCH", "others", 1000, "BLOCK", 0)
+            until_standing(server, "others")
+            client("MOXY.ENQUEUE", "others", "x")
+            assert len(entries(waiter.read())) == 1
+            assert client.map("MOXY.INFO", "rights")["total_deleted"] > 0
+            assert not [line for line in one.logs if "redis.away" in line or "may not" in line]
+    finally:
+        server.ask("ACL", "DELUSER", "limited")
+    for key in keys_in(server, "moxy:{rights}:*") | keys_in(server, "moxy:{others}:*"):
         server.ask("DEL", key)
 
 

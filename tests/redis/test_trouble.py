@@ -22,6 +22,7 @@ from moxy.backends.redis.scripts import KEY_NAMES, key_of
 from tests.redis.live import Moxy, dump_of, entries, fetch, history, moxy, new_queue, pairs, show
 from tests.redis.support import VALKEY, Cluster, Server, Watched, binaries, serving, until
 from tests.server.history import NEVER, UNKNOWN, Op, Recorder, check
+from tests.server.launch import moxy as command
 from tests.server.load import QUEUE, Crew, crew_pool, work
 from tests.server.support import Client, Failure
 
@@ -83,6 +84,16 @@ def test_a_redis_that_throws_tasks_away_is_refused_with_code_2(kind: str) -> Non
         assert "set maxmemory-policy noeviction" in server.logs[-1]
         assert not any("Traceback" in line for line in server.logs)
         assert redis.ask("DBSIZE") == 0
+
+
+def test_a_replica_is_refused_with_code_2(watched: Watched) -> None:
+    replica = next(server for server in watched.servers if server is not watched.master)
+    with Moxy(replica.address) as server:
+        assert not server.is_up
+        assert server.end()[0] == 2
+        assert server.logs == [
+            f"moxy: redis://{replica.address}: this Redis is a read-only replica: give the address of its master"
+        ]
 
 
 def test_a_redis_that_is_not_there_is_code_5() -> None:
@@ -487,6 +498,12 @@ def judge(crew: Crew, server: Moxy) -> None:
     assert info["epoch"] == 0
 
 
+def check_keys(address: str, *flags: str) -> None:
+    """`moxy verify`: every stream, folded by the reducer, is what the keys say."""
+    verified = command("verify", address, *flags)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
 def killed_under_load(kind: str, pool: ProcessPoolExecutor, cycles: int) -> None:
     crew = Crew(pool, CLIENTS, f"redis-{kind}-{SEED}")
     flags = ("--max-attempts", "0")
@@ -514,6 +531,7 @@ def killed_under_load(kind: str, pool: ProcessPoolExecutor, cycles: int) -> None
             crew.finish()
         with moxy(redis.address, *flags) as third:
             judge(crew, third)
+        check_keys(f"redis://{redis.address}")
     assert any(op.is_unknown for op in crew.ops), "no kill hit a command"
     assert sum(is_down(op.reply) for op in crew.ops) > 0, "no client noticed"
     assert median(took_s) < BACK_S, took_s
@@ -636,6 +654,7 @@ def test_leases_that_come_back_from_a_snapshot_are_void_and_their_tasks_ready(on
         check_said(server)
         again = fetch(client, "jobs", 600_000, "COUNT", 9)
         assert [task["task_id"] for task in again] == ["held", "acked", "ready"]
+        check_keys(f"redis://{redis.address}")
         assert min(task["token"] for task in again) > 3
 
 
@@ -706,6 +725,7 @@ def test_a_cluster_serves_fifty_queues_while_a_slot_moves(cluster: Cluster) -> N
         assert not held, "all that could be fetched was"
         for server in (first, second):
             assert server.said("redis.rollback") == []
+        check_keys(cluster.address, "--redis-prefix", "moving")
 
 
 class Worker:

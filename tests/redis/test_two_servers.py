@@ -313,6 +313,12 @@ def test_bound_leases_of_the_dead_are_released_and_those_of_the_living_are_not(
             until(lambda: frozen.server_id in house.redis.ask("ZRANGE", "moxy:servers", 0, -1))
             assert {house.a.server_id, house.b.server_id} <= set(alive)
     check_rest(house.redis, broken)
+    check_others_are_buried(house)
+    house.redis.ask("DEL", key_of("moxy", broken, "policy"))
+    until(lambda: house.redis.ask("ZCARD", key_of("moxy", broken, "bound")), lambda held: held == 0)
+    living = {house.a.server_id, house.b.server_id}
+    until(lambda: set(house.redis.ask("ZRANGE", "moxy:servers", 0, -1)), lambda ids: ids == living)
+    until(lambda: {moxy.info()["redis_servers"] for moxy in (house.a, house.b)}, lambda found: found == {"2"})
     assert house.redis.ask("ZCARD", key_of("moxy", queue, "bound")) == 1
     assert b("MOXY.ACK", leases["living"]["lease_id"]) == "OK"
     gone = {entry["server_id"] for entry in [*house.a.said("redis.server_gone"), *house.b.said("redis.server_gone")]}
@@ -328,12 +334,31 @@ def check_rest(redis: Server, queue: str) -> None:
         def tries() -> list[float]:
             witness.mark()
             asked = [asked for asked in witness.verbs(queue, began) if asked.verb == "orphans"]
-            return [one.at_s for one in asked if one.peer == asked[0].peer]
+            return sorted({one.at_s for one in asked if one.peer == asked[0].peer})  # a batch may name it twice
 
         at_s = until(tries, lambda found: len(found) > 4)
     assert median(later - earlier for earlier, later in pairwise(at_s)) > 0.05
-    redis.ask("DEL", key_of("moxy", queue, "policy"))
-    until(lambda: redis.ask("ZCARD", key_of("moxy", queue, "bound")), lambda held: held == 0)
+
+
+def check_others_are_buried(house: House) -> None:
+    """Nor does such a queue keep a server from burying those that die later."""
+    names = [f"phantom-{number}" for number in range(40)]
+    for name in names:
+        house.redis.ask("ZADD", "moxy:servers", 1, name)
+        until(lambda name=name: buriers(house, [name]))
+        if len(buriers(house, names)) == 2:
+            return
+    raise AssertionError(f"only {buriers(house, names)} buried anybody")
+
+
+def buriers(house: House, names: list[str]) -> set[int]:
+    """Which of the two servers that stay said that one of these is gone."""
+    return {
+        moxy.child.pid
+        for moxy in (house.a, house.b)
+        for said in moxy.said("redis.server_gone")
+        if said["server_id"] in names
+    }
 
 
 def test_bound_leases_of_a_server_that_is_told_to_stop_are_released_at_once(house: House, a: Client) -> None:
@@ -346,3 +371,27 @@ def test_bound_leases_of_a_server_that_is_told_to_stop_are_released_at_once(hous
     (task,) = entries(a.read())
     assert task["task_id"] == "x"
     assert house.redis.ask("ZCARD", key_of("moxy", queue, "bound")) == 0
+
+
+@pytest.mark.deep
+def test_who_dies_while_it_buries_another_is_succeeded() -> None:
+    """Thousands of queues are searched for the leases of the dead; whoever dies half-way leaves the rest to others."""
+    with ExitStack() as stack:
+        redis = stack.enter_context(serving())
+        living = [stack.enter_context(moxy(redis.address)) for _ in range(2)]
+        killed = stack.enter_context(moxy(redis.address))
+        client = stack.enter_context(killed.client())
+        queues = [f"q{number:05}" for number in range(8_000)]
+        for at in range(0, len(queues), 500):
+            client.pipeline(*(("MOXY.ENQUEUE", queue, "x", "ID", "x") for queue in queues[at : at + 500]))
+        (lease,) = fetch(client, queues[-1], 600_000, "BOUND")
+        killed.kill()
+        first = until(lambda: next((moxy for moxy in living if moxy.said("redis.server_gone")), None))
+        assert first is not None
+        first.kill()
+        (second,) = (moxy for moxy in living if moxy is not first)
+        with second.client() as other:
+            assert show(other, queues[-1], "x")["lease_id"] == lease["lease_id"], "the search was over already"
+            until(lambda: show(other, queues[-1], "x"), lambda task: task["state"] == "ready")
+            assert show(other, queues[-1], "x")["disconnects"] == 1
+        until(lambda: redis.ask("ZRANGE", "moxy:servers", 0, -1), lambda ids: ids == [second.server_id])

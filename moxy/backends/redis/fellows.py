@@ -118,6 +118,7 @@ class Fellows:
         self._changed: Final = asyncio.Event()
         self._orphans: Final[list[tuple[str, str]]] = []
         self._orphans_from_ms = 0
+        self._burying: Final[set[str]] = set()
         self._beaten_ms = 0
         self._steady_since_ms = 0
         self._reconnects = 0
@@ -227,13 +228,21 @@ class Fellows:
     async def _bury_the_dead(self, now_ms: int) -> None:
         servers = f"{self._prefix}:servers"
         dead = _texts(await self._link.command("ZRANGEBYSCORE", servers, "-inf", now_ms - DEAD_MS))
-        searched_for = {holder for _, holder in self._orphans}
         for holder in dead:
-            if holder not in searched_for:
+            if holder not in self._burying:
                 self._say("redis.server_gone", server_id=holder)
                 await self.take_over(holder)
+                self._burying.add(holder)
+        searched_for = {holder for _, holder in self._orphans}
+        for holder in list(self._burying):
+            if holder in searched_for:
+                # Whoever searches beats for the dead, so that others begin only if it dies before it has finished.
+                await self._link.command("ZADD", servers, now_ms, holder)
+            else:
                 await self._link.command("ZREM", servers, holder)
-        (self.alive,) = _numbers([await self._link.command("ZCARD", servers)])
+                self._burying.discard(holder)
+        (beating,) = _numbers([await self._link.command("ZCARD", servers)])
+        self.alive = beating - len(self._burying)
 
     @property
     def has_news(self) -> bool:
