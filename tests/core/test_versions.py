@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moxy.core.commands import Enqueue, EnqueueMany
+from moxy.core.commands import Ack, AnyCommand, Enqueue, EnqueueMany, Nack
 from moxy.core.decider import decide
 from moxy.core.errors import IllegalEvent, Refused
 from moxy.core.events import AnyEvent, Enqueued, Leased
@@ -49,8 +49,15 @@ def futures(pair: Pair, seed: int, steps: int) -> Sequence[AnyEvent]:
     events: list[AnyEvent] = []
     for _ in range(steps):
         world.now += world.rng.choice((0, 0, 1, 3, 40))
+        command: AnyCommand = world.command()
+        held = list(world.state.in_state("processing"))
+        if held and world.rng.random() < 0.4:  # the world knows the leases of its own fetches only
+            task = world.rng.choice(held)
+            assert task.lease is not None
+            kind = world.rng.choice((Ack, Ack, Nack))
+            command = kind("jobs", task.lease.lease_id, task.number, task.token)
         try:
-            decision = decide(world.state, world.command(), world.now, world.rng.getrandbits(64))
+            decision = decide(world.state, command, world.now, world.rng.getrandbits(64))
         except Refused:
             continue
         world.state = decision.state
