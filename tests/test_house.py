@@ -53,7 +53,7 @@ BANNED_IN_CORE = {
     "socket",
     "threading",
 }
-THIRD_PARTY_IN_CORE = {"msgspec", "immutables", "transitions"}
+THIRD_PARTY_IN_CORE = {"msgspec", "transitions"}
 
 
 def room_of(path: Path) -> str:
