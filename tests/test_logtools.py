@@ -230,7 +230,7 @@ def shrinking(story: Author, tmp_path: Path) -> Path:
         for event in batch:
             states[event.queue] = apply(states.get(event.queue) or QueueState(event.queue), event)
         if number in (8, 12):
-            journal.write_snapshot(dict(states), journal.mark(), T0)
+            journal.write_snapshot([state.image() for state in states.values()], journal.mark(), T0)
     journal.close()
     return directory
 

@@ -41,11 +41,12 @@ from moxy.core.events import AnyEvent, DeadLettered, Event, Leased, Purged, Rele
 from moxy.core.heart import Heart
 from moxy.core.ids import split_lease_id
 from moxy.core.invariants import broken_by, first_eligible
+from moxy.core.order import Order
 from moxy.core.policy import Policy
 from moxy.core.reading import FIELDS, plain
 from moxy.core.reducer import apply, replay
 from moxy.core.state import QueueState, state_of
-from moxy.core.tasks import Task
+from moxy.core.tasks import PRIORITY_MAX, Task
 from moxy.core.vicinity import broken_near
 from tests.core.oracle import Persistent
 from tests.core.ordered import Ordered
@@ -77,6 +78,32 @@ def altered(state: QueueState, *tasks: Task, **fields: Any) -> QueueState:
     image = state.image()
     kept = {task.number: task for task in (*image.tasks, *tasks)}
     return state_of(msgspec.structs.replace(image, tasks=tuple(kept.values()), **fields))
+
+
+def heart_like(truth: Persistent) -> Heart:
+    """A heart that holds field by field what the oracle's state holds, sound or not; `heart_of` would derive most."""
+    h = Heart(truth.name, truth.policy)
+    for field in ("seq", "at_ms", "born_ms", "paused", "next_number", "last_token", "limbo"):
+        setattr(h, field, getattr(truth, field))
+    h.counts = list(msgspec.structs.astuple(truth.totals))
+    h.tasks, h.names, h.remembered = dict(truth.tasks), dict(truth.numbers), dict(truth.remembered)
+    for rank, place, number in truth.ready:
+        h.lane(PRIORITY_MAX - rank).add(place)
+        if place != number:
+            h.moved[place] = number
+    for field in ("scheduled", "processing", "dead", "expiring", "forgetting"):
+        setattr(h, field, Order(getattr(truth, field)))
+    h.forgotten = dict(truth.forgotten_names)
+    return h
+
+
+def real(truth: Persistent | QueueState) -> QueueState:
+    """The oracle's state as one that reads its own heart, sound or not."""
+    if isinstance(truth, QueueState):
+        return truth
+    state = QueueState(truth.name, truth.policy, heart_like(truth))
+    assert dump(state) == dump(truth)
+    return state
 
 
 def and_then(patch: pytest.MonkeyPatch, kind: type[Event], change: Callable[[Heart, Any], None]) -> None:

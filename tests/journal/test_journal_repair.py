@@ -20,6 +20,8 @@ from moxy.journal.journal import Journal
 from moxy.journal.repair import repair
 from moxy.journal.verify import Report, digest, steps_of, verify
 from spec.simdisk import FaultyDisk, SimDisk
+from tests.core.oracle import persistent
+from tests.core.support import real
 from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, differences, folded, images
 
 
@@ -176,7 +178,8 @@ def test_a_task_that_an_event_changes_without_naming_it_is_found_by_the_next_rec
     def apply_and_spoil(state: QueueState, event: AnyEvent) -> QueueState:
         after = apply(state, event)
         if after.seq == 300:
-            after = replace(after, tasks=after.tasks.set(7, replace(after.tasks[7], priority=3)))
+            truth = persistent(after)
+            after = real(replace(truth, tasks=truth.tasks.set(7, replace(truth.tasks[7], priority=3))))
         return after
 
     monkeypatch.setattr(module, "apply", apply_and_spoil)
