@@ -61,10 +61,8 @@ def cast(text: str) -> list[int]:
 @pytest.fixture(scope="module")
 def told() -> str:
     """What a demo prints that goes well. It is slow, so the tests share one."""
-    began = time.monotonic()
     done = run(*DEMO)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began < 15
     return done.stdout
 
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -25,10 +24,8 @@ DEMO = [sys.executable, str(SCRIPT), "--fast"]
 def told(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a demo prints that goes well, and that it leaves nothing behind."""
     place = tmp_path_factory.mktemp("demo")
-    began = time.monotonic()
     done = run(*DEMO, TMPDIR=str(place), MOXY_LOG_LEVEL="error", COLUMNS="200")
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began < 15
     assert list(place.iterdir()) == []
     return done.stdout
 
