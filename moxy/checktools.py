@@ -15,6 +15,7 @@ from typing import Final
 
 import click
 
+from moxy.backends.redis.errors import BackendDown, Unreachable
 from moxy.config import ConfigError
 
 EXIT_VIOLATED: Final = 1
@@ -43,7 +44,7 @@ def modelcheck(backend: str, redis_addr: str | None, examples: int, seed: int | 
 
     Runs random programs on a backend and on the independent reference model of spec/, in lock-step, and compares
     every reply and every state. Prints what was exercised, or the shortest program that tells the two apart.
-    Exit code 0 when all was the same, 1 when not.
+    Exit code 0 when all was the same, 1 when not, 5 when Redis cannot be reached.
     """
     machine = _spec("machine")
     factory = _spec("adapters").system_named(backend, redis_addr)
@@ -51,7 +52,10 @@ def modelcheck(backend: str, redis_addr: str | None, examples: int, seed: int | 
         raise ConfigError(factory)
     tally = _spec("lockstep").Tally()
     with _without_traces(), _progress(lambda: int(tally.programs), examples):
-        report = machine.check(factory, examples, seed, tally=tally)
+        try:
+            report = machine.check(factory, examples, seed, tally=tally)
+        except BackendDown as error:
+            raise Unreachable(error.sentence) from None
     click.echo(f"{backend}: {report.format()}", nl=False)
     if report.failure is not None:
         sys.exit(EXIT_VIOLATED)

@@ -66,7 +66,6 @@ def test_a_planted_fault_ends_in_its_shortest_program_and_exit_code_1() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--backend", "redis", "--redis-addr", "127.0.0.1:1"), ""),
         (("--backend", "mongodb"), "'mongodb' is not one of"),
         (("--examples", "0"), "0 is not in the range"),
         (("--seed", "-1"), "-1 is not in the range"),
@@ -80,6 +79,13 @@ def test_what_cannot_be_is_one_sentence_and_exit_code_2(words: tuple[str, ...], 
     assert result.stderr.startswith("moxy: ")
     assert len(result.stderr.splitlines()) == 1
     assert sentence in result.stderr
+
+
+def test_a_redis_that_is_not_there_is_one_sentence_and_exit_code_5(tmp_path: Path) -> None:
+    result = modelcheck("--backend", "redis", "--redis-addr", "127.0.0.1:1", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (5, "")
+    assert result.stderr.startswith("moxy: Redis cannot be reached")
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("missing", "told"), [("hypothesis", "pip install 'moxy[test]'"), ("spec", "cannot load it")])
