@@ -62,8 +62,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "a port too high": ("serve", "--addr", "localhost:65536"),
     "a port of many digits": ("serve", "--addr", "localhost:" + "9" * 5000),
     "an unknown backend": ("serve", "--backend", "mongodb"),
-    "a backend to come": ("serve", "--backend", "redis"),
-    "the address of a backend to come": ("serve", "--redis-addr", "localhost:6379"),
+    "the address of a backend that is not meant": ("serve", "--redis-addr", "localhost:6379"),
     "an unknown durability": ("serve", "--durability", "mostly", "--data-dir", "x"),
     "durability of nothing": ("serve", "--durability", "always"),
     "a data directory that is a file": ("serve", "--data-dir", "/dev/null"),
@@ -100,6 +99,13 @@ def test_a_port_in_use_is_one_sentence() -> None:
         result = moxy("serve", "--addr", f"127.0.0.1:{taken.getsockname()[1]}")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("moxy: cannot listen on 127.0.0.1:")
+
+
+def test_a_redis_that_is_not_there_is_one_sentence_and_exit_code_5() -> None:
+    result = moxy("serve", "--backend", "redis", "--redis-addr", "127.0.0.1:1")
+    assert (result.returncode, result.stdout) == (5, "")
+    assert "Redis cannot be reached" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
 
 
 def test_variables_mirror_flags() -> None:

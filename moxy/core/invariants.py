@@ -10,6 +10,8 @@ I4, I10, I11 and I13 are about more than one queue state (refusals, logs, disks)
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec.structs import asdict
+
 from moxy.core.commands import Command, Fetch
 from moxy.core.events import (
     Acked,
@@ -17,6 +19,7 @@ from moxy.core.events import (
     DeadLettered,
     Deleted,
     Enqueued,
+    Event,
     Expired,
     Extended,
     Failed,
@@ -167,28 +170,30 @@ def no_early_expiry(before: QueueState, events: Sequence[AnyEvent], after: Queue
     return None
 
 
+_TOTAL_OF: Final[dict[type[Event], str]] = {
+    Enqueued: "enqueued",
+    Matured: "matured",
+    Leased: "leased",
+    Extended: "extended",
+    Acked: "acked",
+    Expired: "expired",
+    Failed: "failed",
+    Released: "released",
+    Requeued: "requeued",
+    DeadLettered: "dead_lettered",
+    Redriven: "redriven",
+    Deleted: "deleted",
+}
+
+
 def counters(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
     """I8: each total moved by the number of its events."""
-    names = {
-        Enqueued: "enqueued",
-        Matured: "matured",
-        Leased: "leased",
-        Extended: "extended",
-        Acked: "acked",
-        Expired: "expired",
-        Failed: "failed",
-        Released: "released",
-        Requeued: "requeued",
-        DeadLettered: "dead_lettered",
-        Redriven: "redriven",
-        Deleted: "deleted",
-    }
-    expected = {name: int(getattr(before.totals, name)) for name in names.values()}
+    expected: dict[str, int] = asdict(before.totals)
     for event in events:
         if isinstance(event, Purged):
             expected["deleted"] += event.count
         elif isinstance(event, TaskEvent):
-            expected[names[type(event)]] += 1
+            expected[_TOTAL_OF[type(event)]] += 1
     if after.totals != Totals(**expected):
         return f"I8: totals are {after.totals}, the events make {expected}"
     return None

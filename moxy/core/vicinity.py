@@ -29,12 +29,15 @@ from moxy.core.tasks import Task
 STEP_CHECKS: Final[tuple[StepCheck, ...]] = (
     rising_tokens,
     no_early_expiry,
-    counters,
     told_attempts,
-    buried_for_a_reason,
+    counters,
     sequence,
+    buried_for_a_reason,
 )
-"""Those of `invariants.STEP_CHECKS` that look at nothing but the events and the tasks that these name."""
+"""Those of `invariants.STEP_CHECKS` that look at nothing but the events and the tasks that these name.
+
+First those that look at the state before, last those that look at the one after: to change over costs the step between.
+"""
 
 
 def touched(before: QueueState, events: Sequence[AnyEvent]) -> set[int]:
@@ -48,17 +51,16 @@ def touched(before: QueueState, events: Sequence[AnyEvent]) -> set[int]:
 
 def broken_near(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> list[str]:
     """A sentence for each invariant that the step from `before` to `after` breaks in what it touched."""
+    numbers = sorted(touched(before, events))
+    first_new, olds = before.next_number, [before.tasks.get(number) for number in numbers]
     found = [sentence for check in STEP_CHECKS if (sentence := check(before, events, after))]
+    # From here on the state before is not read again.
     if sentence := conservation(after):
         found.append(sentence)
     if len(after.numbers) != len(after.tasks):
         found.append("I14: the ids and the tasks differ")
     leased = {event.number: event.token for event in events if isinstance(event, Leased)}
     gone = {event.number for event in events if isinstance(event, Acked | Deleted)}
-    numbers = sorted(touched(before, events))
-    # First all of the one state, then all of the other: to change over costs the step between them.
-    olds = [before.tasks.get(number) for number in numbers]
-    first_new = before.next_number
     for number, old, new in zip(numbers, olds, [after.tasks.get(number) for number in numbers], strict=True):
         if new is not None and number in gone:
             found.append(f"I5: task {new.task_id!r} is gone and still there")
