@@ -217,7 +217,9 @@ def test_a_thread_writes_a_snapshot_while_the_states_move_on(tmp_path: Path) -> 
     journal.flush()
     states = folded(events[:3000])
     mark = journal.mark()
-    thread = threading.Thread(target=journal.write_snapshot, args=([state.frozen() for state in states.values()], mark, T0_MS))
+    thread = threading.Thread(
+        target=journal.write_snapshot, args=([state.frozen() for state in states.values()], mark, T0_MS)
+    )
     thread.start()
     for event in events[3000:]:
         states = folded([event], states)
