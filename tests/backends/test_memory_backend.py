@@ -31,6 +31,7 @@ from moxy.core.events import AnyEvent, Enqueued, QueueConfigured, QueuePaused
 from moxy.core.policy import Policy
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState
+from tests.forms import parts
 from tests.service.support import NONCE, T0, CountingIds, FakeClock, ZeroIds, ack, drive, nack
 
 FIRST = f"1-{NONCE}"
@@ -61,7 +62,7 @@ class Queues:
 
     def bookkeeping(self) -> dict[str, int]:
         """How much the backend keeps beside the queues' own states."""
-        return {name: len(part) for name, part in vars(self.backend).items() if isinstance(part, dict | list | set)}
+        return {name: len(part) for name, part in parts(self.backend).items() if isinstance(part, dict | list | set)}
 
 
 def test_commands_are_carried_out_in_order_each_seeing_those_before() -> None:

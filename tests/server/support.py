@@ -316,6 +316,21 @@ class House:
         await self.server.run()
 
 
+class SlowCommits:
+    """A backend whose commit takes its time; else the one that it is given."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+
+    async def commit(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await self._backend.commit()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
 @contextmanager
 def serving(
     clock: Clock | None = None,
@@ -331,16 +346,9 @@ def serving(
     """
     clock = clock or FakeClock()
     said: list[House] = []
-    backend = MemoryBackend(clock, ids or ZeroIds(), policy)
+    backend: Any = MemoryBackend(clock, ids or ZeroIds(), policy)
     if slow_commits:
-        commit = backend.commit
-
-        async def commit_slowly() -> None:
-            for _ in range(50):
-                await asyncio.sleep(0)
-            await commit()
-
-        backend.commit = commit_slowly  # type: ignore[method-assign]
+        backend = SlowCommits(backend)
     server = Server(backend, clock, lambda event, **fields: said[0].say(event, **fields), form=FORM, **options)
     house = House(server, clock, LOOPS[loop]())
     said.append(house)

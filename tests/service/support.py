@@ -18,6 +18,7 @@ from moxy.core.ids import split_lease_id
 from moxy.core.policy import Policy
 from moxy.requests import Request, Turn
 from moxy.service import Service
+from tests.forms import parts
 
 T0 = 1_000_000
 FOR_EVER = 0
@@ -91,7 +92,7 @@ class WatchedBackend:
         self._kept = self._parts()
 
     def _parts(self) -> dict[str, Any]:
-        return {name: copy.copy(part) for name, part in vars(self.memory).items() if isinstance(part, dict | list)}
+        return {name: copy.copy(part) for name, part in parts(self.memory).items() if isinstance(part, dict | list)}
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         self.log.append("execute")
