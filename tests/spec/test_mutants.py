@@ -54,7 +54,7 @@ def test_a_fault_fits_its_file_once_and_compiles(mutant: Mutant) -> None:
 
 
 def test_the_rows_of_the_verification_page_are_faults_of_today() -> None:
-    """The last column is what a run said, and runs are deep; a fault that is newer than the last may have no row yet."""
+    """The last column is what a run said, and runs are deep: a fault that is newer than the last may have no row."""
     page = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| (.*) \| `(.*)` \| `(\w+)` \|$", page, re.MULTILINE)
     assert len(rows) > 50
