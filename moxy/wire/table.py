@@ -120,8 +120,11 @@ def _enqueued_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
 
 
 def _fetched_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
-    if not answer or not isinstance(answer, list) or not isinstance(intent, Fetch):
+    if not isinstance(intent, Fetch):
         return b""
+    if not answer:
+        return b"_\r\n" if resp3 else b"$-1\r\n"
+    assert isinstance(answer, list)
     task = answer[0]
     if not isinstance(task, Delivery) or task.lease_id is None:
         return b""
