@@ -292,7 +292,7 @@ def test_a_snapshot_whose_waiter_was_cancelled_is_still_of_one_moment(monkeypatc
     """The thread cannot be cancelled: until it has read the last frozen task, changes must leave it what was there."""
     world, gate, taken = World(SimDisk()), threading.Event(), list[set[str]]()
 
-    def slowly(images: Sequence[Image], mark: Mark, created_ms: int) -> str:
+    def slowly(images: Sequence[Image], mark: Mark, created_ms: int, breathe: object) -> str:
         assert gate.wait(30)
         taken.append({task.task_id for image in images for task in image.tasks})
         return "a snapshot"

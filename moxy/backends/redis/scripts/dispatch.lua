@@ -6,7 +6,7 @@
 local READS = {stats = true, policy = true, show = true, peek = true, info = true}
 
 -- What would stop the batch half-way is found here, before its first write.
-local function refusal(grows)
+local function refusal()
   for i, key in ipairs(KEYS) do
     local found = call('TYPE', key).ok
     if found ~= 'none' and found ~= TYPES[i] then
@@ -14,12 +14,10 @@ local function refusal(grows)
         ': somebody else wrote it. Nothing happened; remove that key'
     end
   end
-  if grows then
-    -- Changes nothing, as there is no such member, but Redis refuses it when it has no memory for new keys.
-    local probe = redis.pcall('ZADD', READY, 'XX', 0, '-')
-    if type(probe) == 'table' and probe.err and string.find(probe.err, 'OOM', 1, true) then
-      full = 'Redis is full, it uses all of its maxmemory: nothing happened, try again when workers have caught up'
-    end
+  -- Changes nothing, as there is no such member, but Redis refuses it when it has no memory for new keys.
+  local probe = redis.pcall('ZADD', READY, 'XX', 0, '-')
+  if type(probe) == 'table' and probe.err and string.find(probe.err, 'OOM', 1, true) then
+    full = 'Redis is full, it uses all of its maxmemory: nothing happened, try again when workers have caught up'
   end
   -- Changes nothing, but fails when Redis takes no writes at all; and lets what follows through a full memory.
   call('HDEL', META, '')
@@ -40,14 +38,13 @@ end
 
 if epoch < SEEN_EPOCH or (epoch == SEEN_EPOCH and seq < SEEN_SEQ) then return {2} end
 
-local writes, grows, at = false, false, FIRST
+local writes, at = false, FIRST
 while at < #ARGV do
   writes = writes or not READS[ARGV[at + 1]]
-  grows = grows or ARGV[at + 1] == 'enqueue'
   at = at + 2 + ARGV[at + 2]
 end
 if writes then
-  local text = refusal(grows)
+  local text = refusal()
   if text then return {0, 'BACKEND', text} end
 end
 
@@ -66,6 +63,8 @@ while at < #ARGV do
 end
 
 if seq ~= first_seq then
+  -- History gives way to tasks: as long as memory is full, whatever makes room lets the oldest tenth of it go.
+  if full then call('XTRIM', EVENTS, 'MAXLEN', math.floor(call('XLEN', EVENTS) * 0.9)) end
   call('HSET', META, 'seq', seq, 'at_ms', at_ms, 'born_ms', born_ms, 'paused', paused and 1 or 0,
     'next_number', next_number, 'last_token', last_token, 'told_ms', told_ms)
   for what, by in pairs(totals) do call('HINCRBY', META, what, by) end
