@@ -5,7 +5,7 @@ machine must catch with a readable transcript. What must not live here: rules or
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -156,8 +156,8 @@ def a_turn_is_many_records(patch: pytest.MonkeyPatch) -> None:
 def snapshot_of_another_moment(patch: pytest.MonkeyPatch) -> None:
     write = Journal.write_snapshot
 
-    def stale(self: Journal, states: Mapping[str, QueueState], *rest: Any) -> str:
-        return write(self, {name: replace(state, paused=False) for name, state in states.items()}, *rest)
+    def stale(self: Journal, images: Sequence[Any], *rest: Any) -> str:
+        return write(self, [replace(image, paused=False) for image in images], *rest)
 
     patch.setattr(Journal, "write_snapshot", stale)
 
