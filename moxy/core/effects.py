@@ -51,6 +51,7 @@ from moxy.core.heart import (
     Heart,
 )
 from moxy.core.lifecycle import NEW, PROCESSING, READY, TABLE
+from moxy.core.packing import unpack
 from moxy.core.policy import Policy
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Tally, Task
 
@@ -148,7 +149,11 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
     _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = astuple(e)
     if number != h.next_number:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
-    if _is_known(h, number, task_id) or (h.remembered and h.knows(task_id, at_ms)):
+    if (
+        task_id in h.names
+        or (h.unnamed and _is_known(h, number, task_id))
+        or (h.remembered and h.knows(task_id, at_ms))
+    ):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
     before = _forget(h, None, at_ms, task_id) if h.remembered else None
     if due_ms or expires_ms or lease_ms or dedup_ms or most != -1:
@@ -159,7 +164,11 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
         task = Task(number, task_id, payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
-        h.put_plain(number, task_id, payload, priority, at_ms)
+        if len(h.tasks) < h.pack_from:
+            h.tasks[number] = Task(number, task_id, payload, priority, number, at_ms, at_ms, READY)
+            h.names[task_id] = number
+        else:
+            h.put_packed(number, task_id, payload, priority, at_ms)
         (h.lanes[priority] or h.lane(priority)).add(number)
     h.next_number = number + 1
     h.counts[ENQUEUED] += 1
@@ -167,10 +176,8 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
 
 
 def _is_known(h: Heart, number: int, task_id: str) -> bool:
-    """Whether another task has the id. What begins with its own number can be no other task's, but by name."""
-    if task_id in h.names:
-        return True
-    return len(h.names) < len(h.tasks) and not task_id.startswith(f"{number}-") and h.number_of(task_id) is not None
+    """Whether another task has the id without being named. What begins with its own number can be no other task's."""
+    return not task_id.startswith(f"{number}-") and h.number_of(task_id) is not None
 
 
 def _leased(h: Heart, e: Leased) -> Undo:
@@ -178,8 +185,10 @@ def _leased(h: Heart, e: Leased) -> Undo:
     token: int
     deadline_ms: int
     _, _, at_ms, number, task_id, lease_id, token, deadline_ms, worker, bound = astuple(e)
-    old = h.task(number)
-    if old is None or old.task_id != task_id:
+    old = h.tasks.get(number)
+    if type(old) is bytes:
+        old = unpack(number, old)
+    if type(old) is not Task or old.task_id != task_id:
         raise _no_such_task(h, e)
     if old.state != READY:
         _moved(old.state, "lease", e)
@@ -211,8 +220,10 @@ def _leased(h: Heart, e: Leased) -> Undo:
 def _acked(h: Heart, e: Acked) -> Undo:
     number: int
     _, _, at_ms, number, task_id, lease_id = astuple(e)
-    old = h.task(number)
-    if old is None or old.task_id != task_id:
+    old = h.tasks.get(number)
+    if type(old) is bytes:
+        old = unpack(number, old)
+    if type(old) is not Task or old.task_id != task_id:
         raise _no_such_task(h, e)
     lease = old.lease
     if lease is None or lease.lease_id != lease_id:

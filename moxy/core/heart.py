@@ -74,6 +74,7 @@ class Heart:
         "shadow",
         "soonest_ms",
         "tasks",
+        "unnamed",
         "urgent",
     )
 
@@ -94,6 +95,8 @@ class Heart:
         self.pack_from = PACK_FROM
         self.risen = True
         """Whether the numbers in `tasks` came in rising order, as they do unless an event was undone."""
+        self.unnamed = False
+        """Whether an id was ever left out of the names."""
         self.shadow: dict[int, Task | bytes | None] | None = None
         """While the tasks are frozen: what was there of those that changed since."""
         self.lanes: list[Order[int] | None] = [None] * (PRIORITY_MAX + 1)
@@ -147,7 +150,7 @@ class Heart:
     def number_of(self, task_id: str) -> int | None:
         """The number of the live or dead task with that id, or None."""
         number = self.names.get(task_id)
-        if number is None:
+        if number is None and self.unnamed:
             digits, dash, _ = task_id.partition("-")
             if dash and digits.isdecimal() and len(digits) < 20:
                 task = self.task(int(digits))
@@ -250,16 +253,14 @@ class Heart:
                 self.moved[new.place] = new.number
             self._join(new)
 
-    def put_plain(self, number: int, task_id: str, payload: bytes, priority: int, at_ms: int) -> None:
-        """Keep a new task that is ready and asks for nothing. In a long backlog it is packed, and its id left out of
-        the names if its number can be read from it."""
-        if len(self.tasks) < self.pack_from:
-            self.tasks[number] = Task(number, task_id, payload, priority, number, at_ms, at_ms, READY)
-            self.names[task_id] = number
+    def put_packed(self, number: int, task_id: str, payload: bytes, priority: int, at_ms: int) -> None:
+        """Keep a new task that is ready and asks for nothing, in a long backlog: packed, and its id left out of the
+        names if its number can be read from it."""
+        self.tasks[number] = pack(task_id, payload, priority, at_ms)
+        if task_id.startswith(f"{number}-"):
+            self.unnamed = True
         else:
-            self.tasks[number] = pack(task_id, payload, priority, at_ms)
-            if not task_id.startswith(f"{number}-"):
-                self.names[task_id] = number
+            self.names[task_id] = number
 
     def shade(self, number: int, old: Task | bytes | None) -> None:
         """Before a task changes, comes or goes: let who reads the frozen tasks find what was there."""
@@ -430,8 +431,8 @@ def heart_of(image: Image) -> Heart:
                 ttls.append(ttl)
         if number in h.tasks or h.number_of(task.task_id) is not None:
             raise ValueError(f"task {task.task_id!r} is there twice, or another one with its number")
-        if can_be_packed(task):
-            h.put_plain(number, task.task_id, task.payload, task.priority, task.enqueued_ms)
+        if len(h.tasks) >= h.pack_from and can_be_packed(task):
+            h.put_packed(number, task.task_id, task.payload, task.priority, task.enqueued_ms)
         else:
             h.tasks[number] = task
             h.names[task.task_id] = number
