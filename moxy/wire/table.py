@@ -100,6 +100,9 @@ def _why(answer: Answer, intent: Intent) -> Value:
     return why(intent.task_id, answer.events, answer.cut)
 
 
+# Short enough for every id; longer payloads have theirs made.
+_SIZES: Final = [f"{size}\r\n" for size in range(1025)]
+
 # Quick replies: the same bytes in one go for what is asked most often, or b"" for all else.
 
 
@@ -116,7 +119,8 @@ def _enqueued_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
     task_id = answer[0]
     if not isinstance(task_id, str) or not task_id.isascii():
         return b""
-    return f"{'%1' if resp3 else '*2'}\r\n$7\r\ntask_id\r\n${len(task_id)}\r\n{task_id}\r\n".encode()
+    head = "%1\r\n$7\r\ntask_id\r\n$" if resp3 else "*2\r\n$7\r\ntask_id\r\n$"
+    return "".join((head, _SIZES[len(task_id)], task_id, "\r\n")).encode()
 
 
 def _fetched_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
@@ -131,11 +135,19 @@ def _fetched_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
     lease_id, task_id, payload = task.lease_id, task.task_id, task.payload
     if not lease_id.isascii() or not task_id.isascii():
         return b""
-    head = (
-        f"{'%3' if resp3 else '*6'}\r\n$8\r\nlease_id\r\n${len(lease_id)}\r\n{lease_id}\r\n"
-        f"$7\r\ntask_id\r\n${len(task_id)}\r\n{task_id}\r\n$7\r\npayload\r\n${len(payload)}\r\n"
+    head = "".join(
+        (
+            "%3\r\n$8\r\nlease_id\r\n$" if resp3 else "*6\r\n$8\r\nlease_id\r\n$",
+            _SIZES[len(lease_id)],
+            lease_id,
+            "\r\n$7\r\ntask_id\r\n$",
+            _SIZES[len(task_id)],
+            task_id,
+            "\r\n$7\r\npayload\r\n$",
+            _SIZES[len(payload)] if len(payload) < len(_SIZES) else f"{len(payload)}\r\n",
+        )
     )
-    return b"%b%b\r\n" % (head.encode(), payload)
+    return b"".join((head.encode(), payload, b"\r\n"))
 
 
 @final

@@ -428,7 +428,7 @@ def test_a_full_redis_takes_no_tasks_and_lets_go_of_those_it_has(redis: Server, 
 
 
 def test_a_redis_that_was_filled_up_serves_again_when_it_is_drained(one_kind: str) -> None:
-    """History gives way: whatever makes room in a full Redis lets the oldest events go, and with them their payloads."""
+    """History gives way: what makes room in a full Redis lets old events go, and with them their payloads."""
     with (
         serving(one_kind, maxmemory="9mb", maxmemory_policy="noeviction") as redis,
         moxy(redis.address) as server,

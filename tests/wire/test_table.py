@@ -355,19 +355,20 @@ def test_command_doc_tells_every_argument(row: Row) -> None:
 def test_a_ready_reply_is_the_same_bytes(name: str, resp3: bool) -> None:
     """And is there for the common case, else it would be of no use."""
     task = Delivery(f"jobs:1:1:{name}", name, "jobs", b"\r\n\x00x", 0, 1, 1, 5, 0, 1)
+    large = Delivery("jobs:1:1:ff", "1-00ff", "jobs", b"x" * 5000, 0, 1, 1, 5, 0, 1)
     unleased = Delivery(None, name, "jobs", b"x", 0, 1, 1, 5, 0, 1)
     some = FetchAny(("jobs",), 1000)
     cases: list[tuple[str, Answer, Intent]] = [
         ("MOXY.ENQUEUE", [name], Enqueue("jobs", b"x")),
         ("MOXY.ACK", None, Ack(*PARTS)),
-        *(("MOXY.FETCH", found, Fetch("jobs", 1000)) for found in (None, [], [task], [unleased])),
+        *(("MOXY.FETCH", found, Fetch("jobs", 1000)) for found in (None, [], [task], [unleased], [large])),
         *(("MOXY.FETCH", found, some) for found in (None, [], [task], [task, task])),
     ]
     for verb, answer, intent in cases:
         row = TABLE[verb.encode()]
         assert row.quick(answer, intent, resp3) in (b"", encode(row.reply(answer, intent), resp3))
     ready = [TABLE[verb.encode()].quick(answer, intent, resp3) != b"" for verb, answer, intent in cases]
-    assert ready == [name.isascii(), True, True, True, name.isascii(), False, *[False] * 4]
+    assert ready == [name.isascii(), True, True, True, name.isascii(), False, True, *[False] * 4]
 
 
 def plain(value: object) -> object:

@@ -99,6 +99,8 @@ class RedisBackend:
         self._registered: Final[set[str]] = set()
         self._due: Final = DueTimes()
         self._aside: list[AnyEvent] = []
+        self._full: Final[set[str]] = set()
+        """Queues that Redis had no memory for a task of: what makes room there next shortens their history."""
         self.rollbacks = 0
         """How often Redis was found to have lost events of a queue."""
         self.fellows: Final = Fellows(self, link, clock, server_id, prefix, say)
@@ -247,9 +249,9 @@ class RedisBackend:
     def _head(self, queue: str) -> list[Word]:
         now: Word = self._clock.now_ms() if self._inject_clock else ""
         seen = self._seen.get(queue)
-        head: list[Word] = [queue, self._prefix, now, self._retain, self._born, 0, 0, 0]
+        head: list[Word] = [queue, self._prefix, now, self._retain, self._born, 0, 0, 0, int(queue in self._full)]
         if seen is not None:
-            head[5:] = [seen.epoch, seen.seq, seen.token]
+            head[5:8] = [seen.epoch, seen.seq, seen.token]
         return head
 
     def _results(self, queue: str, count: int, reply: Any) -> list[Taken | Refused]:
@@ -263,10 +265,14 @@ class RedisBackend:
         _, epoch, seq, last_seq, token, clock_ms, told_ms, results = reply
         self._note(queue, epoch, last_seq, token)
         self._note_due(queue, clock_ms, told_ms)
+        if last_seq >= seq:
+            self._full.discard(queue)
         taken: list[Taken | Refused] = []
         for result in results:
             if result[0] == _REFUSED:
                 taken.append(Refused(result[1].decode(), result[2].decode()))
+                if result[1] == b"BACKEND":
+                    self._full.add(queue)
             else:
                 events = [event_of(queue, seq + at, fields) for at, fields in enumerate(result[2])]
                 seq += len(events)
@@ -317,7 +323,7 @@ class RedisBackend:
         more = True
         while more:
             head = self._head(queue)
-            head[5:] = [0, 0, 0]  # the one verb that must run although something is lost
+            head[5:8] = [0, 0, 0]  # the one verb that must run although something is lost
             (reply,) = await self._link.run([self._call_of(queue, [*head, "rollback", 3, *was], True)])
             if isinstance(reply, list) and reply[0] == 1 and reply[1] > was[0]:
                 if seen.epoch == was[0]:

@@ -63,8 +63,8 @@ while at < #ARGV do
 end
 
 if seq ~= first_seq then
-  -- History gives way to tasks: as long as memory is full, whatever makes room lets the oldest tenth of it go.
-  if full then call('XTRIM', EVENTS, 'MAXLEN', math.floor(call('XLEN', EVENTS) * 0.9)) end
+  -- History gives way to tasks: what makes room after a task was refused leaves the newest tenth of it.
+  if full or WAS_FULL then call('XTRIM', EVENTS, 'MAXLEN', math.ceil(call('XLEN', EVENTS) / 10)) end
   call('HSET', META, 'seq', seq, 'at_ms', at_ms, 'born_ms', born_ms, 'paused', paused and 1 or 0,
     'next_number', next_number, 'last_token', last_token, 'told_ms', told_ms)
   for what, by in pairs(totals) do call('HINCRBY', META, what, by) end

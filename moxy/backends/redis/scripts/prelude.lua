@@ -14,11 +14,12 @@ local READY, SCHEDULED, PROCESSING, DEAD, EXPIRING = KEYS[6], KEYS[7], KEYS[8], 
 local REMEMBERED, BOUND, WAITING, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 
 -- ARGV: queue, prefix of channels, now ("": Redis's own clock), events to retain, policy of a new queue ("": the
--- usual one), the newest epoch, sequence number and token that the asking server has seen; then for each verb its name,
--- how many arguments it has, and these.
+-- usual one), the newest epoch, sequence number and token that the asking server has seen, 1 when it has found Redis too
+-- full for a task of this queue since; then for each verb its name, how many arguments it has, and these.
 local QUEUE, PREFIX, RETAIN, BORN = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
 local SEEN_EPOCH, SEEN_SEQ, SEEN_TOKEN = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local FIRST = 8
+local WAS_FULL = ARGV[9] == '1'
+local FIRST = 9
 
 local COUNT_MAX = 1000
 local DURATION_MS_MAX = 30 * 24 * 60 * 60 * 1000
