@@ -98,11 +98,17 @@ def heart_like(truth: Persistent) -> Heart:
 
 
 def real(truth: Persistent | QueueState) -> QueueState:
-    """The oracle's state as one that reads its own heart, sound or not."""
+    """The oracle's state as one that reads its own heart, sound or not.
+
+    Its `numbers` are looked up one by one, and listed from the tasks, so a list of them is never wrong by itself.
+    """
     if isinstance(truth, QueueState):
         return truth
     state = QueueState(truth.name, truth.policy, heart_like(truth))
-    assert dump(state) == dump(truth)
+    for field in FIELDS:
+        if field != "numbers":
+            assert dump(plain(getattr(state, field))) == dump(plain(getattr(truth, field))), field
+    assert all(state.numbers.get(task_id) == number for task_id, number in truth.numbers.items())
     return state
 
 

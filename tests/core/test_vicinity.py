@@ -17,7 +17,7 @@ from tests.core.oracle import persistent
 from tests.core.support import Q, altered, and_then, real
 from tests.core.test_invariants import STATES, STEPS, Step, life, scene, step, with_task
 
-ONLY_A_RECOUNT_SEES = {"a TTL of nobody"}
+ONLY_A_RECOUNT_SEES = {"a TTL of nobody", "a name that leads nowhere"}
 """No event names the task that it is about (journal/verify recounts now and then for that)."""
 
 SEEN_AS_ANOTHER = {"a token twice", "a task in two orders", "a name twice", "a number that comes back later"}
