@@ -11,10 +11,11 @@ from tests.bench.harness import Row, Size, cost, main
 
 
 def of(count: int, size: Size, disk: OsDisk) -> Iterator[Row]:
-    states = {"jobs": filled("jobs", count)}
-    head = Head(7, states["jobs"].seq, NOW, 0)
+    state = filled("jobs", count)
+    head = Head(7, state.seq, NOW, 0)
+    images = [state.image()]
     label = f"{count:,} tasks, a task"
-    yield cost(f"write, {label}", size, count, lambda: states, lambda states: snapshots.write(disk, states, head))
+    yield cost(f"write, {label}", size, count, lambda: images, lambda images: snapshots.write(disk, images, head))
     (name,) = disk.names()
     yield cost(f"load, {label}", size, count, lambda: name, lambda name: snapshots.load(disk, name, head.sequence))
     each = disk.size_bytes(name) / count

@@ -23,7 +23,7 @@ from moxy.core.decision import Decision
 from moxy.core.events import AnyEvent, Failed, Requeued
 from moxy.core.heart import Heart
 from moxy.core.state import QueueState
-from moxy.core.tasks import Lease, Task
+from moxy.core.tasks import Image, Lease, Task
 from moxy.journal.journal import Journal
 from spec.adapters import SYSTEMS, CoreSystem, JournalSystem, ServiceSystem
 from spec.machine import check
@@ -156,7 +156,11 @@ def a_turn_is_many_records(patch: pytest.MonkeyPatch) -> None:
 def snapshot_of_another_moment(patch: pytest.MonkeyPatch) -> None:
     write = Journal.write_snapshot
 
+<<<<<<< HEAD
     def stale(self: Journal, images: Sequence[Any], *rest: Any) -> str:
+=======
+    def stale(self: Journal, images: Sequence[Image], *rest: Any) -> str:
+>>>>>>> h7
         return write(self, [replace(image, paused=False) for image in images], *rest)
 
     patch.setattr(Journal, "write_snapshot", stale)
@@ -173,17 +177,12 @@ def deadlines_begin_anew_at_a_start(patch: pytest.MonkeyPatch) -> None:
         start(self, clock, ids, policy, {name: later(state, clock.now_ms()) for name, state in (states or {}).items()})
 
     def later(state: QueueState, now_ms: int) -> QueueState:
+        tasks = []
         for task in state.in_state("processing"):
             assert task.lease is not None
-            lease = replace(task.lease, deadline_ms=now_ms + task.lease.deadline_ms - task.lease.leased_ms)
-            key = (lease.deadline_ms, lease.token, task.number)
-            old = next(key for key in state.processing if key[2] == task.number)
-            state = replace(
-                state,
-                tasks=state.tasks.set(task.number, replace(task, lease=lease)),
-                processing=state.processing.remove(old).add(key),
-            )
-        return state
+            deadline_ms = now_ms + task.lease.deadline_ms - task.lease.leased_ms
+            tasks.append(replace(task, lease=replace(task.lease, deadline_ms=deadline_ms)))
+        return altered(state, *tasks)
 
     patch.setattr(MemoryBackend, "__init__", generous)
 
@@ -240,3 +239,4 @@ def test_a_planted_fault_is_caught_with_a_short_transcript(
     assert len(steps) <= 12, f"not a short program:\n{told}"
     assert word in report.failure
     assert "by the model: " in report.failure or "the system raises" in report.failure
+    assert "AttributeError" not in report.failure, "the fault is not what it says, it only crashes"
