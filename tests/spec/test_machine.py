@@ -156,11 +156,7 @@ def a_turn_is_many_records(patch: pytest.MonkeyPatch) -> None:
 def snapshot_of_another_moment(patch: pytest.MonkeyPatch) -> None:
     write = Journal.write_snapshot
 
-<<<<<<< HEAD
-    def stale(self: Journal, images: Sequence[Any], *rest: Any) -> str:
-=======
     def stale(self: Journal, images: Sequence[Image], *rest: Any) -> str:
->>>>>>> h7
         return write(self, [replace(image, paused=False) for image in images], *rest)
 
     patch.setattr(Journal, "write_snapshot", stale)
