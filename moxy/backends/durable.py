@@ -24,6 +24,7 @@ from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
 from moxy.core.errors import ERR, Refused
 from moxy.core.events import AnyEvent, Enqueued, TaskEvent
+from moxy.core.tasks import Image
 from moxy.journal.errors import HorizonPassed, LogRefused
 from moxy.journal.journal import Journal
 
@@ -173,7 +174,14 @@ class DurableBackend:
             return
         await self._snapshot_written()  # one that was being written when whoever waited for it was cancelled
         began_ms = self._clock.now_ms()
-        mark, images = self._journal.mark(), self._memory.freeze()
+        mark, images = self._journal.mark(), list[Image]()
+        try:
+            for some in self._memory.freeze():
+                images += some
+                await asyncio.sleep(0)
+        except BaseException:
+            self._memory.thaw()
+            raise
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(
             self._keeper, self._journal.write_snapshot, images, mark, began_ms, _breathe

@@ -5,7 +5,11 @@ not: rules, disks. By itself it forgets everything with the process; `durable` k
 """
 
 import heapq
+<<<<<<< HEAD
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+=======
+from collections.abc import Iterator, Mapping, Sequence
+>>>>>>> h3
 from typing import Final, final
 
 from msgspec.structs import asdict
@@ -26,6 +30,12 @@ from moxy.core.tasks import Image, Totals
 
 _DUE_SLACK: Final = 64
 """Entries of the order of due times that may be out of date before it is made anew."""
+
+
+_LONG: Final = 1000
+"""Tasks from which on a queue is frozen before all others."""
+_SLICE: Final = 100
+"""Short queues frozen in one step: less than a millisecond."""
 
 
 @final
@@ -146,9 +156,17 @@ class MemoryBackend:
         """All queues as they are now: values that stay valid. For this thread, and not to keep: see core/state."""
         return dict(self._queues)
 
-    def freeze(self) -> list[Image]:
-        """All queues as they are now, for a thread to read while they go on. `thaw` when it has."""
-        return [state.frozen() for state in self._queues.values()]
+    def freeze(self) -> Iterator[list[Image]]:
+        """All queues as they are at the first step, for a thread to read while they go on; `thaw` when it has.
+
+        A slice a step, so that thousands of queues can be frozen over as many turns: their states of the first step
+        are still there to be frozen later. Long queues come first, before they have moved on.
+        """
+        states = list(self._queues.values())
+        short = [state for state in states if len(state.heart().tasks) < _LONG]
+        yield [state.frozen() for state in states if len(state.heart().tasks) >= _LONG]
+        for start in range(0, len(short), _SLICE):
+            yield [state.frozen() for state in short[start : start + _SLICE]]
 
     def thaw(self) -> None:
         """The frozen images are not needed any more."""

@@ -321,8 +321,8 @@ class Heart:
         return self._image(tuple([_unpacked(number, task) for number, task in self.tasks.items()]))
 
     def frozen(self) -> Image:
-        """An image without a copy, valid until `thaw`: its tasks can be read by a thread, bit by bit, while the heart
-        goes on changing. One at a time. (Remembered ids are copied.)"""
+        """An image without a copy, valid until `shadow` is dropped: a thread can read its tasks bit by bit while the
+        heart goes on changing. One at a time. (Remembered ids are copied.)"""
         assert self.shadow is None, "it is frozen already"
         self.shadow = {}
         # Numbers rise, so nearly all in the range are there; else the list of those that are is the shorter one.
@@ -331,10 +331,6 @@ class Heart:
         if self.next_number - first > 4 * len(self.tasks) or not self.risen:
             numbers = list(self.tasks)
         return self._image(_FrozenTasks(self.tasks, self.shadow, numbers))
-
-    def thaw(self) -> None:
-        """The frozen image is not needed any more."""
-        self.shadow = None
 
     def _image(self, tasks: Iterable[Task]) -> Image:
         return Image(

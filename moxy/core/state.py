@@ -220,7 +220,7 @@ class QueueState:
 
     def thaw(self) -> None:
         """Let go of the frozen image."""
-        self.heart().thaw()
+        (self.owned or self._fetch()).shadow = None
 
 
 def state_of(image: Image) -> QueueState:

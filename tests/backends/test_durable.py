@@ -31,6 +31,7 @@ from moxy.core.errors import IOERR, Refused
 from moxy.core.events import Acked, Enqueued, Leased
 from moxy.core.ids import split_lease_id
 from moxy.core.tasks import Image
+from moxy.journal import segments, snapshots
 from moxy.journal.errors import LogFailed
 from moxy.journal.journal import Journal, Mark
 from moxy.requests import Request
@@ -314,6 +315,31 @@ def test_a_snapshot_whose_waiter_was_cancelled_is_still_of_one_moment(monkeypatc
     before = {f"t{n}" for n in range(9)}
     assert taken == [before, before - {"t3"} | {"new"}]
     assert world.memory.state_of("jobs").heart().shadow is None, "and then nothing is kept for it any more"
+
+
+def test_thousands_of_queues_are_frozen_over_many_turns_as_they_were_at_the_first() -> None:
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(*(Enqueue(f"q{n}", b"", "old") for n in range(450)))
+
+    async def main() -> None:
+        snapshot = asyncio.create_task(world.backend._snapshot())
+        for n in range(450):
+            await asyncio.sleep(0)
+            await world.turn_async(Delete(f"q{449 - n}", "old"), Enqueue(f"q{n}", b"", "new"), Enqueue(f"r{n}", b""))
+            assert not snapshot.done() or n > 3, "it was frozen in one go"
+        await snapshot
+
+    asyncio.run(main())
+    loaded = snapshots.load(disk, segments.name_of(450, segments.SNAPSHOT_SUFFIX), 450)
+    assert {name: list(state.numbers) for name, state in loaded.states.items()} == {
+        f"q{n}": ["old"] for n in range(450)
+    }
+    states = world.memory.states()
+    assert [state.heart().shadow for state in states.values()] == [None] * 900
+    assert {name: list(state.numbers) for name, state in states.items() if name in loaded.states} == {
+        f"q{n}": ["new"] for n in range(450)
+    }
 
 
 def test_a_snapshot_is_taken_when_the_log_has_grown_and_shortens_the_next_start() -> None:
