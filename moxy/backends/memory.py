@@ -5,11 +5,7 @@ not: rules, disks. By itself it forgets everything with the process; `durable` k
 """
 
 import heapq
-<<<<<<< HEAD
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-=======
-from collections.abc import Iterator, Mapping, Sequence
->>>>>>> h3
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, final
 
 from msgspec.structs import asdict
