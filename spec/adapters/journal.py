@@ -81,7 +81,8 @@ class OnDisk:
 
     def snapshot(self, now_ms: int) -> None:
         """What the backend does now and then beside turns."""
-        self.journal.write_snapshot(self.memory.freeze(), self.journal.mark(), now_ms)
+        images = [image for some in self.memory.freeze() for image in some]
+        self.journal.write_snapshot(images, self.journal.mark(), now_ms)
         self.memory.thaw()
         self.journal.retain(now_ms, None, None)
 
