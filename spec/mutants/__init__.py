@@ -12,8 +12,9 @@ one that is red there proves nothing and is left out.
 """
 
 from spec.mutants.checkers import CHECKERS, ROOT, Checker
-from spec.mutants.faults import MUTANTS, Mutant
+from spec.mutants.faults import MUTANTS
 from spec.mutants.meeting import Verdict, available, environment, judge, planted, sound_checkers, try_mutant
+from spec.mutants.mutant import Mutant
 
 __all__ = [
     "CHECKERS",

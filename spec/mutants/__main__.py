@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from spec.mutants.checkers import CHECKERS
-from spec.mutants.faults import MUTANTS, Mutant
+from spec.mutants.faults import MUTANTS
 from spec.mutants.meeting import Verdict, available, sound_checkers, try_mutant
+from spec.mutants.mutant import Mutant
 
 ABOUT: Final = "Planted bugs: small faults in Moxy's source, and which of the checkers sees each."
 

@@ -39,6 +39,18 @@ for name, examples in (("core", 100), ("memory", 120), ("connection-resp2", 60),
         sys.exit(f"{name}: {report.format()}")
 """
 
+_LOCKSTEP_REDIS: Final = """
+import sys
+from spec.adapters import RedisSystem, TwoOnRedis
+from spec.machine import check
+from tests.redis.support import serving
+with serving() as server:
+    for system, examples in ((RedisSystem, 400), (TwoOnRedis, 150)):
+        report = check(lambda: system(server.address), examples, at_seed=5)
+        if report.failure is not None:
+            sys.exit(f"{system.__name__}: {report.format()}")
+"""
+
 CHECKERS: Final[dict[str, Checker]] = {
     "failures": _tests("tests/spec/test_failures.py", "every row of the failure matrix, on a simulated disk"),
     "service": _tests("tests/service", "waiters, turns, bound leases by example"),
@@ -53,6 +65,9 @@ CHECKERS: Final[dict[str, Checker]] = {
     ),
     "simulate": Checker(
         "crashes under virtual time", ("-m", "spec.simulate", "--seed", "1", "--count", "60"), "spec/simulate.py"
+    ),
+    "redis": Checker(
+        "lock-step with the reference model: the Lua scripts, on Valkey", ("-c", _LOCKSTEP_REDIS), "tests/redis", 400
     ),
     "core": _tests("tests/core", "the core by example"),
     "journal": _tests("tests/journal", "the log under faults"),

@@ -4,31 +4,10 @@ What lives here: the faults, each a text that is there exactly once and what tak
 how a fault meets a checker (`meeting`). A fault that nobody sees is not a fault of this file: a test is missing.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from spec.mutants.checkers import ROOT
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One fault: in `file`, `old`, which is there exactly once, becomes `new`. `seen_by`: who should see it first."""
-
-    name: str
-    about: str
-    file: str
-    old: str
-    new: str
-    seen_by: tuple[str, ...]
-
-    def mutated(self, root: Path = ROOT) -> str:
-        """The source with the fault in it. Raises ValueError when `old` is not there exactly once."""
-        text = (root / self.file).read_text(encoding="utf-8")
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.name}: the old text is {text.count(self.old)} times in {self.file}, not once")
-        return text.replace(self.old, self.new)
-
+from spec.mutants.lua import LUA
+from spec.mutants.mutant import Mutant
 
 _EFFECTS: Final = "moxy/core/effects.py"
 _HEART: Final = "moxy/core/heart.py"
@@ -55,6 +34,7 @@ _SHAPE: Final = ("explore", "machine", "properties")
 MUTANTS: Final[dict[str, Mutant]] = {
     mutant.name: mutant
     for mutant in (
+        *LUA,
         # Leases
         Mutant(
             "deadline-one-late",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from spec.mutants.checkers import CHECKERS, ROOT, Checker
-from spec.mutants.faults import Mutant
+from spec.mutants.mutant import Mutant
 
 _COPIED: Final = ("moxy", "spec", "tests", "docs", "demo", "README.md", "pyproject.toml")
 _REASON_LINES_MAX: Final = 24

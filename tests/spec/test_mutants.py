@@ -46,7 +46,9 @@ def test_there_are_enough_of_them_in_every_room() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)
 def test_a_fault_fits_its_file_once_and_compiles(mutant: Mutant) -> None:
-    compile(mutant.mutated(), mutant.file, "exec")
+    text = mutant.mutated()
+    if mutant.file.endswith(".py"):
+        compile(text, mutant.file, "exec")
     assert mutant.old != mutant.new
     assert mutant.about.endswith(".")
     assert mutant.seen_by
