@@ -322,12 +322,14 @@ def test_thousands_of_queues_are_frozen_over_many_turns_as_they_were_at_the_firs
     world = World(disk)
     world.turn(*(Enqueue(f"q{n}", b"", "old") for n in range(450)))
 
+    assert [len(images) for images in world.memory.freeze()] == [0, 100, 100, 100, 100, 50]
+    world.memory.thaw()
+
     async def main() -> None:
         snapshot = asyncio.create_task(world.backend._snapshot())
         for n in range(450):
             await asyncio.sleep(0)
             await world.turn_async(Delete(f"q{449 - n}", "old"), Enqueue(f"q{n}", b"", "new"), Enqueue(f"r{n}", b""))
-            assert not snapshot.done() or n > 3, "it was frozen in one go"
         await snapshot
 
     asyncio.run(main())
