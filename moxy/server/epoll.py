@@ -263,12 +263,13 @@ class Pipe:
     def _send(self, data: memoryview) -> memoryview | None:
         """What the kernel did not take; None: the client is gone."""
         try:
-            return data[os.write(self._fd, data) :]
+            sent = os.write(self._fd, data)  # by itself: mypyc evaluates the bounds of a slice twice
         except (BlockingIOError, InterruptedError):
             return data
         except OSError as error:
             self._end(error)
             return None
+        return data[sent:]
 
     def _watch(self) -> None:
         """Have the kernel tell what matters now; that the client is gone it tells in any case."""
