@@ -230,7 +230,7 @@ class Connection:
             self._begin(argv, requests)
             if self.closing:
                 return
-            if self._blocked is not None:
+            if self.is_blocked:  # not the attribute: a compiler believes it to be None still
                 self._hold_back(commands[at + 1 :])
                 return
 

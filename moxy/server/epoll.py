@@ -248,7 +248,7 @@ class Pipe:
         """Write more of what the kernel did not take before."""
         assert self._unwritten is not None
         rest = self._send(self._unwritten)
-        if self._lost or (self._closing and self._unwritten is None):
+        if rest is None:
             return
         if rest:
             self._unwritten = rest
@@ -260,15 +260,16 @@ class Pipe:
         self._watch()
         self._protocol.resume_writing()
 
-    def _send(self, data: memoryview) -> memoryview:
-        """What the kernel did not take."""
+    def _send(self, data: memoryview) -> memoryview | None:
+        """What the kernel did not take; None: the client is gone."""
         try:
-            return data[os.write(self._fd, data) :]
+            sent = os.write(self._fd, data)  # by itself: mypyc evaluates the bounds of a slice twice
         except (BlockingIOError, InterruptedError):
             return data
         except OSError as error:
             self._end(error)
-            return data[:0]
+            return None
+        return data[sent:]
 
     def _watch(self) -> None:
         """Have the kernel tell what matters now; that the client is gone it tells in any case."""
