@@ -80,8 +80,8 @@ LUA: Final = tuple(
             "orphans-forgotten",
             "Bound leases of a dead server stay until their deadlines.",
             "orphans",
-            "release(task_of(number_in(of)), 'disconnect')",
-            "local _ = of",
+            "release(t, 'disconnect')",
+            "local _ = t",
         ),
         (
             "due-work-stops-early",

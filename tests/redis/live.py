@@ -168,7 +168,7 @@ class Witness:
             if match is None or f':{{{queue}}}:meta"' not in match[3]:
                 continue
             words = re.findall(r'"((?:[^"\\]|\\.)*)"', match[3])
-            at = 2 + int(words[1]) + 8  # the sha1, the number of keys, the keys, the head
+            at = 2 + int(words[1]) + 9  # the sha1, the number of keys, the keys, the head
             while at < len(words):
                 found.append(Asked(float(match[1]), match[2], words[at]))
                 at += 2 + int(words[at + 1])
