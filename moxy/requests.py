@@ -5,8 +5,6 @@ Lives here: requests, the clients they come from, and what a turn came to. Must 
 
 from typing import Final, Protocol, final
 
-import msgspec
-
 from moxy.backends.base import Outcome
 from moxy.core.commands import FetchAny, Intent, ReadEvents
 from moxy.core.events import AnyEvent
@@ -33,11 +31,15 @@ class Request:
         self.outcome: Outcome | None = None
 
 
-class Turn(msgspec.Struct, frozen=True):
+@final
+class Turn:
     """What a turn came to: the requests that have their outcome now, and the events that made it so, committed."""
 
-    answered: list[Request]
-    events: list[AnyEvent]
+    __slots__ = ("answered", "events")
+
+    def __init__(self, answered: list[Request], events: list[AnyEvent]) -> None:
+        self.answered: Final = answered
+        self.events: Final = events
 
 
 @final
