@@ -7,13 +7,18 @@ kill is a power cut.
 
 import sys
 from collections.abc import Callable
-from typing import Any
+
+from msgspec.structs import replace
 
 from moxy.cli import main
 from moxy.core import decider, ids
-from moxy.core.answers import Answer, Delivery
+from moxy.core.answers import Delivery
 from moxy.core.commands import Ack, Fetch
+from moxy.core.decision import Decision
 from moxy.core.events import Acked, Released
+from moxy.core.heart import Heart
+from moxy.core.reducer import apply
+from moxy.core.state import QueueState
 from moxy.journal import frames
 from moxy.journal.disk import OsFile
 from moxy.journal.journal import Journal
@@ -45,20 +50,21 @@ def reply_before_fsync() -> None:
 
 
 def ack_ignores_its_lease() -> None:
-    def ack(d: Any, c: Ack) -> Answer:
-        task = d.state.tasks.get(c.number)
-        if task is not None and task.lease is not None:
-            d.happened(Acked(d.queue, d.seq, d.now_ms, task.number, task.task_id, task.lease.lease_id))
-        return None
+    def ack(state: QueueState, h: Heart, c: Ack, now_ms: int, seed: int) -> Decision:
+        task = h.task(c.number)
+        if task is None or task.lease is None:
+            return Decision((), state, None)
+        event = Acked(h.name, h.seq + 1, now_ms, task.number, task.task_id, task.lease.lease_id)
+        return Decision((event,), apply(state, event), None)
 
     decider._RULES[Ack] = ack
 
 
 def resurrection() -> None:
-    def ack(d: Any, c: Ack) -> Answer:
-        task, _ = decider._held(d.state, c)
-        d.happened(Released(d.queue, d.seq, d.now_ms, task.number, task.task_id, c.lease_id))
-        return None
+    def ack(state: QueueState, h: Heart, c: Ack, now_ms: int, seed: int) -> Decision:
+        task, _ = decider._held(h, c)
+        event = Released(h.name, h.seq + 1, now_ms, task.number, task.task_id, c.lease_id)
+        return Decision((event,), apply(state, event), None)
 
     decider._RULES[Ack] = ack
 
@@ -66,29 +72,28 @@ def resurrection() -> None:
 def double_lease() -> None:
     fetch = decider._RULES[Fetch]
 
-    def fetch_twice(d: Any, c: Fetch) -> Answer:
-        held = d.state.processing.first()
-        deliveries = fetch(d, c)
-        if held is None or deliveries:
-            return deliveries
-        task = d.state.tasks[held[2]]
-        token = d.state.last_token + 1
-        lease_id, deadline_ms = ids.lease_id(d.queue, task.number, token, d.nonce()), d.now_ms + c.lease_ms
+    def fetch_twice(state: QueueState, h: Heart, c: Fetch, now_ms: int, seed: int) -> Decision:
+        held = state.processing.first()
+        decision = fetch(state, h, c, now_ms, seed)
+        if held is None or decision.answer:
+            return decision
+        task = decision.state.tasks[held[2]]
+        token = decision.state.last_token + 1
+        lease_id, deadline_ms = ids.lease_id(c.queue, task.number, token, ids.nonce(seed, 9)), now_ms + c.lease_ms
         tally = task.tally
-        return [
-            Delivery(
-                lease_id,
-                task.task_id,
-                d.queue,
-                task.payload,
-                tally.attempts,
-                tally.deliveries + 1,
-                token,
-                deadline_ms,
-                task.priority,
-                task.enqueued_ms,
-            )
-        ]
+        given = Delivery(
+            lease_id,
+            task.task_id,
+            c.queue,
+            task.payload,
+            tally.attempts,
+            tally.deliveries + 1,
+            token,
+            deadline_ms,
+            task.priority,
+            task.enqueued_ms,
+        )
+        return replace(decision, answer=[given])
 
     decider._RULES[Fetch] = fetch_twice
 
