@@ -88,6 +88,7 @@ def test_a_redis_that_throws_tasks_away_is_refused_with_code_2(kind: str) -> Non
 
 def test_a_replica_is_refused_with_code_2(watched: Watched) -> None:
     replica = next(server for server in watched.servers if server is not watched.master)
+    until(lambda: replica.ask("ROLE")[0] == "slave")  # after a fail-over the old master takes a while to hear of it
     with Moxy(replica.address) as server:
         assert not server.is_up
         assert server.end()[0] == 2

@@ -16,3 +16,10 @@ def form(request: pytest.FixtureRequest) -> Iterator[Form]:
     support.FORM = request.param
     yield request.param
     support.FORM = "auto"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes, and is about the log rather than sockets, is done over both only in the deep profile."""
+    for item in items:
+        if item.path.name in ("test_crash.py", "test_history.py") and "[asyncio" in item.name:
+            item.add_marker(pytest.mark.deep)
