@@ -25,10 +25,10 @@ SEED_MAX: Final = 2**64 - 1
 @click.command()
 @click.option(
     "--backend",
-    type=click.Choice(["memory", "journal", "redis"]),
+    type=click.Choice(["memory", "journal", "redis", "two-on-redis"]),
     default="memory",
     show_default=True,
-    help="What to check; journal is memory with an event log, and crashes.",
+    help="What to check; journal is memory with an event log, and crashes; two-on-redis is two servers.",
 )
 @click.option("--redis-addr", envvar="MOXY_REDIS_ADDR", metavar="HOST:PORT|URL", help="The Redis of --backend redis.")
 @click.option(

@@ -23,7 +23,8 @@ from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import EVENTS_MAX
-from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
+from moxy.backends.redis import RETAIN_EVENTS
+from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.errors import Unreachable
 from moxy.backends.redis.library import server_name
 from moxy.backends.redis.link import Link
@@ -88,7 +89,7 @@ def cli() -> None:
     envvar="MOXY_RETAIN_EVENTS",
     type=click.IntRange(1_000, 1_000_000_000),
     metavar="EVENTS",
-    help="Events kept for each queue in Redis (100000).",
+    help=f"Events kept for each queue in Redis ({RETAIN_EVENTS}).",
 )
 @click.option("--data-dir", envvar="MOXY_DATA_DIR", metavar="DIR", help="Keep an event log there.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from moxy.backends.durable import Durability
+from moxy.backends.redis import RETAIN_EVENTS
 from moxy.backends.redis.address import Address, AddressError, parse_redis_address
 from moxy.core.policy import RANGES, Policy
 from moxy.server.doors import Form
@@ -30,7 +31,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     retain_ms: int | None = None
     redis: Address | None = None
     redis_prefix: str = "moxy"
-    retain_events: int = 100_000
+    retain_events: int = RETAIN_EVENTS
     max_attempts: int = Policy().max_attempts
     password: str = ""
     clients_max: int = 20_000

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "observe": ("core",),
     "sources": (),
     "replay": ("core",),
-    "config": ("core", "backends.durable", "backends.redis.address", "server.doors"),
+    "config": ("core", "backends.durable", "backends.redis", "server.doors"),
     "bench": ("config",),
 }
 WIRING = {"cli", "logsource", "logtools", "checktools", "story", "stage", "__main__", "__init__"}

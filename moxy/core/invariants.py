@@ -7,7 +7,7 @@ product to run; tests, `spec/` and `moxy verify` call it. Linear in the number o
 I4, I10, I11 and I13 are about more than one queue state (refusals, logs, disks): they are checked where those live.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec.structs import asdict
@@ -186,14 +186,19 @@ _TOTAL_OF: Final[dict[type[Event], str]] = {
 }
 
 
+def count(totals: dict[str, int], events: Iterable[AnyEvent]) -> None:
+    """Add each event to the total that it counts under; the names are those of `Totals`."""
+    for event in events:
+        if isinstance(event, Purged):
+            totals["deleted"] += event.count
+        elif isinstance(event, TaskEvent):
+            totals[_TOTAL_OF[type(event)]] += 1
+
+
 def counters(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
     """I8: each total moved by the number of its events."""
     expected: dict[str, int] = asdict(before.totals)
-    for event in events:
-        if isinstance(event, Purged):
-            expected["deleted"] += event.count
-        elif isinstance(event, TaskEvent):
-            expected[_TOTAL_OF[type(event)]] += 1
+    count(expected, events)
     if after.totals != Totals(**expected):
         return f"I8: totals are {after.totals}, the events make {expected}"
     return None

@@ -54,6 +54,10 @@ SYSTEMS: Final[dict[str, SystemFactory]] = {
 """Every system by its name."""
 
 
+_ON_REDIS: Final = {"redis": RedisSystem, "two-on-redis": TwoOnRedis}
+"""Systems that need the address of a Redis."""
+
+
 def system_named(name: str, redis_addr: str | None = None) -> SystemFactory | str:
     """The system of that name, for `moxy modelcheck`; or, in one sentence, why it cannot be had.
 
@@ -66,4 +70,4 @@ def system_named(name: str, redis_addr: str | None = None) -> SystemFactory | st
         parse_redis_address(addr)
     except AddressError as error:
         return f"--redis-addr: {error}"
-    return lambda: RedisSystem(addr) if name == "redis" else TwoOnRedis(addr)
+    return lambda: _ON_REDIS[name](addr)

@@ -69,6 +69,7 @@ CHECKERS: Final[dict[str, Checker]] = {
     "redis": Checker(
         "lock-step with the reference model: the Lua scripts, on Valkey", ("-c", _LOCKSTEP_REDIS), "tests/redis", 400
     ),
+    "two-servers": _tests("tests/redis/test_two_servers.py", "live servers on one Redis"),
     "core": _tests("tests/core", "the core by example"),
     "journal": _tests("tests/journal", "the log under faults"),
     "server": _tests("tests/server/test_conversation.py", "conversations over a socket"),

@@ -502,12 +502,9 @@ def _lease(word: str) -> str:
 
 
 def _shown(line: str, reply: Any) -> Any:
-    """What a backend cannot but tell in its own way is left out: how much happened since *this* server's start, and
-    how often a *Redis* forgot something. MACK's errors have codes only."""
+    """Left out is how often a *Redis* forgot something. MACK's errors have codes only."""
     if line.startswith("MOXY.INFO"):
-        return {
-            name: value for name, value in reply.items() if not name.startswith(b"since_start_") and name != b"epoch"
-        }
+        return {name: value for name, value in reply.items() if name != b"epoch"}
     return reply
 
 
@@ -570,12 +567,7 @@ def test_the_list_of_fields_of_info_is_the_same(place: MakeHome) -> None:
             return list(reply)
 
     ours, theirs = fields(place), fields(Memory)
-    shared = [name for name in theirs if not name.startswith(b"since_start_")]
-    assert [name for name in ours if name in shared] == shared
-    assert set(ours) ^ set(theirs) in (
-        set(),
-        {b"epoch", *(name for name in theirs if name.startswith(b"since_start_"))},
-    )
+    assert [name for name in ours if name != b"epoch"] == theirs
 
 
 def test_beyond_the_horizon_the_past_is_cut_and_says_so(place: MakeHome, request: pytest.FixtureRequest) -> None:

@@ -44,7 +44,9 @@ def test_it_is_a_sorted_list(steps: list[tuple[str, int]]) -> None:
         assert order.first() == (keys[0] if keys else None)
         assert len(order) == len(keys)
         assert order.following(n, 3) == keys[bisect_right(keys, n) :][:3]
+        assert (n in order) == (n in keys)
     same(order, keys)
+    assert [probe for probe in range(-1, 62) if probe in order] == keys
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -104,3 +106,17 @@ def test_what_comes_back_to_the_front_costs_no_heap() -> None:
         order.add(n)
     assert order._late == []
     same(order, list(range(10)))
+
+
+def test_what_comes_back_before_the_head_does_not_hide_what_follows() -> None:
+    """1 to 5 have left, and their places before the head still hold them when 3 comes back."""
+    order = Order(range(1, 8))
+    for key in range(1, 6):
+        order.remove(key)
+    for key in (3, 4, 5):
+        order.add(key)
+    keys = [3, 4, 5, 6, 7]
+    same(order, keys)
+    for probe in range(9):
+        assert (probe in order) == (probe in keys)
+        assert order.following(probe, 2) == [key for key in keys if key > probe][:2]

@@ -353,7 +353,8 @@ def test_no_answer_in_time_to_what_may_be_sent_again_is_sent_again(kind: str) ->
             await link.run([push(queue, "a")])
             server.pause()
             reading = asyncio.ensure_future(link.run([read(queue), push(queue, "b", idempotent=True)]))
-            await asyncio.sleep(0.3)  # so that the first attempt is over; were it not, the test would hold all the same
+            while not link.in_trouble:  # until the first attempt is over
+                await asyncio.sleep(0.01)
             assert not reading.done()
             server.resume()
             replies = await reading
@@ -372,7 +373,8 @@ def test_what_may_be_sent_again_is_not_when_a_later_call_of_its_queue_may_not(ki
         async with linked(f"{server.address}?socket_timeout=0.1&socket_connect_timeout=0.1", retry_s=20) as link:
             server.pause()
             batch = asyncio.ensure_future(link.run([read(queue), read(other), push(queue, "a")]))
-            await asyncio.sleep(0.3)
+            while not link.in_trouble:  # until the first attempt is over
+                await asyncio.sleep(0.01)
             assert not batch.done()
             server.resume()
             first, second, third = await batch

@@ -104,8 +104,9 @@ def test_a_server_that_went_silent_is_left(kind: str) -> None:
     async def story(server: Server) -> None:
         address = f"{server.address}?socket_timeout=0.05&socket_connect_timeout=0.05"
         async with listening(address, "a", quiet_s=0.05) as ear:
-            server.ask("CLIENT", "PAUSE", 0)
-            await asyncio.sleep(0.3)
+            asked = server.ask("INFO", "commandstats").get("cmdstat_ping", {}).get("calls", 0)
+            while server.ask("INFO", "commandstats").get("cmdstat_ping", {}).get("calls", 0) < asked + 4:
+                await asyncio.sleep(0.01)
             assert ear.reconnects == 0, "a server that answers is kept"
             server.pause()
             while not ear.troubles:

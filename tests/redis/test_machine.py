@@ -17,7 +17,7 @@ from spec.machine import check
 from spec.system import System
 from tests.redis.support import Server
 from tests.server.support import clean_environment
-from tests.spec.test_edges import take_every_edge
+from tests.spec.test_edges import SCOPES, take_every_edge
 
 QUICK = {RedisSystem: 40, TwoOnRedis: 25}
 
@@ -56,8 +56,12 @@ def test_it_does_what_the_model_does_in_thousands_of_programs(server: Server, sy
     assert report.failure is None, report.format()
 
 
+def test_every_edge_of_the_smallest_graph_is_taken(server: Server) -> None:
+    take_every_edge(lambda: RedisSystem(server.address), "one life")
+
+
 @pytest.mark.deep
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("scope", ["plain", "pause"])
-def test_every_edge_of_a_graph_is_taken(server: Server, scope: str) -> None:
+@pytest.mark.parametrize("scope", [scope for scope in SCOPES if scope != "one life"])
+def test_every_edge_of_the_other_graphs_is_taken(server: Server, scope: str) -> None:
     take_every_edge(lambda: RedisSystem(server.address), scope)

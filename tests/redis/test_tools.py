@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from moxy.backends.redis import connect
+from moxy.backends.redis import connect, dump
 from moxy.backends.redis.library import Queues
+from moxy.backends.redis.link import Link
 from tests.logs import Ran, run
 from tests.redis.support import Server, free_port
 
@@ -141,3 +142,29 @@ def test_a_redis_that_is_not_there_is_exit_code_5_and_a_bad_url_2() -> None:
     assert (away.code, away.out, len(away.err.splitlines())) == (5, "", 1)
     wrong = run("events", "redis://")
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+
+
+def changing(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a task comes each time after a queue's sequence number was read, and before its tasks are."""
+    real = dump._hash
+
+    async def after_a_change(link: Link, prefix: str, queue: str, name: str) -> dict[bytes, bytes]:
+        if queue == "jobs" and name == "tasks":
+            task = secrets.token_hex(4)
+            await asyncio.to_thread(story.tell, lambda queues: queues.enqueue("jobs", b"new", task_id=task))
+        return await real(link, prefix, queue, name)
+
+    monkeypatch.setattr(dump, "_hash", after_a_change)
+
+
+def test_a_queue_that_never_rests_is_compared_as_far_as_nothing_touched_it(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing(story, monkeypatch)
+    ran = story.run("verify")
+    assert ran.code == 0, ran.out
+    record = json.loads(story.server.ask("HGET", story.key("tasks"), "5"))
+    story.server.ask("HSET", story.key("tasks"), "5", json.dumps(record | {"priority": 7}))
+    ran = story.run("verify")
+    assert ran.code == 3
+    assert any("I10: the fold and the keys differ in task 5" in line for line in ran.lines), ran.out

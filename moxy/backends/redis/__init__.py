@@ -5,15 +5,19 @@ that need no server. Must not: rules that the scripts do not have, a second trut
 """
 
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from moxy.backends.redis.library import Queues
     from moxy.core.policy import Policy
 
 
+RETAIN_EVENTS: Final = 100_000
+"""How many events each queue keeps, unless told otherwise."""
+
+
 def connect(
-    url: str, prefix: str = "moxy", retain_events: int = 100_000, policy: "Policy | None" = None
+    url: str, prefix: str = "moxy", retain_events: int = RETAIN_EVENTS, policy: "Policy | None" = None
 ) -> "AbstractAsyncContextManager[Queues]":
     """The queues of a Redis, for `async with`: see `library.Queues`.
 

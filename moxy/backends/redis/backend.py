@@ -18,7 +18,8 @@ from msgspec.structs import asdict, replace
 
 from moxy.backends.base import Clock, Done, IdSource, Outcome, Slow
 from moxy.backends.due import DueTimes
-from moxy.backends.redis.calls import CREATING, VERBS, Asker, Verb
+from moxy.backends.redis import RETAIN_EVENTS
+from moxy.backends.redis.calls import CREATING, TOTALS, VERBS, Asker, Verb
 from moxy.backends.redis.errors import BackendDown
 from moxy.backends.redis.fellows import Fellows, Job, Taken
 from moxy.backends.redis.link import Call, Link
@@ -43,9 +44,9 @@ from moxy.core.commands import (
 from moxy.core.errors import BACKEND, Refused
 from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.globs import matches
+from moxy.core.invariants import count as count_events
 from moxy.core.policy import Policy
 
-RETAIN_EVENTS: Final = 100_000
 _TICKS_PER_TURN: Final = 200
 _WEIGHT_MAX: Final = 500
 """About how many tasks one run of the script touches at most: Redis does nothing else meanwhile."""
@@ -99,6 +100,8 @@ class RedisBackend:
         self._registered: Final[set[str]] = set()
         self._due: Final = DueTimes()
         self._aside: list[AnyEvent] = []
+        self._counted: Final[dict[str, dict[str, int]]] = {}
+        """What went through this server since it started, queue by queue, under the names of the totals."""
         self._full: Final[set[str]] = set()
         """Queues that Redis had no memory for a task of: what makes room there next shortens their history."""
         self.rollbacks = 0
@@ -276,6 +279,7 @@ class RedisBackend:
             else:
                 events = [event_of(queue, seq + at, fields) for at, fields in enumerate(result[2])]
                 seq += len(events)
+                count_events(self._counted.setdefault(queue, dict.fromkeys(TOTALS, 0)), events)
                 taken.append(Taken(result[1], events, clock_ms))
         return taken
 
@@ -293,6 +297,9 @@ class RedisBackend:
         if isinstance(command, Info | ReadPolicy) and isinstance(answer, dict) and not self.seq_of(command.queue):
             mark = "policy_" if isinstance(command, Info) else ""
             answer.update({f"{mark}{field}": value for field, value in asdict(self._asker.policy).items()})
+        if isinstance(command, Info) and isinstance(answer, dict):
+            counted = self._counted.get(command.queue, dict.fromkeys(TOTALS, 0))
+            answer.update({f"since_start_{what}": n for what, n in counted.items()})
         return answer
 
     # What was seen
@@ -348,13 +355,13 @@ class RedisBackend:
         seen.token = max(seen.token, token)
 
     def _note_due(self, queue: str, clock_ms: int, told_ms: int) -> None:
-        """`told_ms` is by Redis's clock: what it is from now there, it is from now here."""
-        if not told_ms:
-            self._due.set(queue, None)
-        elif self._inject_clock:
-            self._due.set(queue, told_ms)
-        else:
-            self._due.set(queue, self._clock.now_ms() + told_ms - clock_ms)
+        """`told_ms` is by Redis's clock: what it is from now there, it is from now here.
+
+        Never later than is known: another server may have told of something sooner while this reply was on its way.
+        A time that was too soon costs one look, which takes it away.
+        """
+        if told_ms:
+            self._due.no_later(queue, told_ms if self._inject_clock else self._clock.now_ms() + told_ms - clock_ms)
 
     async def _register(self, commands: Sequence[AnyCommand]) -> Refused | None:
         """Before a queue's first event: every server shall find it. In a Cluster the script cannot reach that key."""

@@ -22,8 +22,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, final
 
 from moxy.backends.base import Done
+from moxy.backends.redis import RETAIN_EVENTS
 from moxy.backends.redis.address import parse_redis_address
-from moxy.backends.redis.backend import RETAIN_EVENTS, RedisBackend
+from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.errors import Unreachable
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT

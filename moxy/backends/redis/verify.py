@@ -118,13 +118,13 @@ class _Comparison:
         if event.at_ms < self._at_ms:
             self.findings.append(f"I15: time goes back at event {event.seq}")
         self._seq, self._at_ms = event.seq, event.at_ms
-        self._events += 1
         if event.seq > self._dump.image.seq:  # something that happened while the keys were read
             if isinstance(event, TaskEvent):
                 self._touched.add(event.number)
             elif isinstance(event, Purged):
                 self._purged.add(event.state)
             return
+        self._events += 1
         if isinstance(event, TaskEvent):
             self._followed[event.number] = event
         elif isinstance(event, Purged):

@@ -13,9 +13,21 @@ verbs.rollback = function(at)
   elseif not call('HGET', META, 'voiding') then
     return 0
   end
-  local leases = call('ZRANGE', PROCESSING, 0, COUNT_MAX - 1)
-  for _, of in ipairs(leases) do release(task_of(number_in(of)), 'rollback') end
-  if #leases == COUNT_MAX then return 1 end
+  -- A lease of the new epoch has a token above the floor, and stays.
+  local released, kept, leases = 0, 0, nil
+  repeat
+    leases = call('ZRANGE', PROCESSING, kept, kept + COUNT_MAX - 1)
+    for _, of in ipairs(leases) do
+      if tonumber(string.match(of, '^%d+')) > token_floor then
+        kept = kept + 1
+      elseif released == COUNT_MAX then
+        return 1
+      else
+        release(task_of(number_in(of)), 'rollback')
+        released = released + 1
+      end
+    end
+  until #leases < COUNT_MAX
   call('HDEL', META, 'voiding')
   return 0
 end
