@@ -2,7 +2,7 @@
 
 Lives here: the argument that says which, and one way to read both. Must not: print, or change what is read.
 
-A directory is read without its lock, so it may be live or a copy. Of a Redis only its own clock and streams are asked.
+A directory is read without its lock, so it may be live or a copy; a Redis may be live, too.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import click
 from moxy.backends.redis.address import Address, AddressError, parse_redis_address
 from moxy.backends.redis.errors import BackendDown, Unreachable
 from moxy.backends.redis.link import Link
+from moxy.backends.redis.registry import all_names
 from moxy.backends.redis.stream import read_events
 from moxy.backends.redis.verify import QueueReport, verify_queue
 from moxy.config import ConfigError
@@ -208,16 +209,11 @@ class RedisLog:
 
     def queues(self) -> list[str]:
         """All names."""
-        names: list[str] = []
-        start = "-"
-        while True:
-            words = ("ZRANGEBYLEX", f"{self._prefix}:queues", start, "+", "LIMIT", 0, _PAGE)
-            page = self._run(self._link.command(*words))
-            assert isinstance(page, list), page
-            names += [name.decode() for name in page]
-            if len(page) < _PAGE:
-                return names
-            start = f"({names[-1]}"
+
+        async def names() -> list[str]:
+            return [name async for name in all_names(self._link, self._prefix)]
+
+        return self._run(names())
 
     def after(self, queue: str, seq: int) -> Iterator[AnyEvent]:
         """The events of one queue after `seq`, page by page."""

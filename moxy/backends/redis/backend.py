@@ -25,6 +25,7 @@ from moxy.backends.redis.fellows import Fellows, Job, Taken
 from moxy.backends.redis.link import Call, Link
 from moxy.backends.redis.node import Word
 from moxy.backends.redis.records import event_of
+from moxy.backends.redis.registry import page_of_names
 from moxy.backends.redis.scripts import SCRIPT, keys_of
 from moxy.backends.redis.stream import Stream
 from moxy.core.answers import Answer, Names
@@ -184,18 +185,15 @@ class RedisBackend:
     # Reading
 
     async def names(self, query: ListQueues) -> Names | Refused:
-        start = f"({query.cursor}" if query.cursor else "-"
-        page = query.count + 1
         try:
-            reply = await self._link.command("ZRANGEBYLEX", f"{self._prefix}:queues", start, "+", "LIMIT", 0, page)
+            found = await page_of_names(self._link, self._prefix, query.cursor, query.count + 1)
         except BackendDown as down:
             return down.refused()
-        assert isinstance(reply, list), reply
-        names = [name.decode() for name in reply[: query.count]]
+        names = found[: query.count]
         # A name is registered before its queue's first event, which may then have been refused.
         looks = zip(names, await self.execute([Stats(name) for name in names]), strict=True)
         exist = [name for name, look in looks if isinstance(look, Refused) or self.seq_of(name)]
-        cursor = names[-1] if len(reply) > query.count else ""
+        cursor = names[-1] if len(found) > query.count else ""
         return Names(cursor, [name for name in exist if matches(query.pattern, name)])
 
     async def events(self, query: ReadEvents) -> Outcome | Slow:

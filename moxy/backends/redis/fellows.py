@@ -17,7 +17,7 @@ slow poll that makes up for a message that Redis lost.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, final
 
@@ -28,6 +28,7 @@ from moxy.backends.redis.errors import BackendDown
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.listener import Listener
 from moxy.backends.redis.node import Word
+from moxy.backends.redis.registry import all_names
 from moxy.core.events import AnyEvent
 from moxy.core.policy import COUNT_MAX
 
@@ -39,7 +40,6 @@ STAND_MS: Final = 3_000
 _RENEW_MS: Final = 1_000
 _READ_POLL_S: Final = 0.05
 _DISCOVER_MS: Final = 15_000
-_PAGE: Final = 1_000
 _ORPHANS_PER_TURN: Final = 100
 _PAUSE_MS: Final = 100
 """How long the search for orphans rests when Redis could not be asked."""
@@ -251,13 +251,13 @@ class Fellows:
 
     async def take_over(self, server_id: str) -> None:
         """That server is gone: look for its bound leases in all queues, and what is due there. Raises BackendDown."""
-        async for queue in self._names():
+        async for queue in all_names(self._link, self._prefix):
             self._orphans.append((queue, server_id))
             self._queues.look_at(queue, 0)
 
     async def look_around(self) -> None:
         """Miss nothing: look at all queues, and stand in line anew. Raises BackendDown."""
-        async for queue in self._names():
+        async for queue in all_names(self._link, self._prefix):
             self._queues.look_at(queue, 0)
         self._standing.clear()
         await self.attend()
@@ -303,18 +303,6 @@ class Fellows:
             queue = data.decode()
             self._standing.pop(queue, None)
             self._news[queue] = None
-
-    async def _names(self) -> AsyncIterator[str]:
-        """All registered queues, page by page. Raises BackendDown."""
-        start = "-"
-        while True:
-            words = ("ZRANGEBYLEX", f"{self._prefix}:queues", start, "+", "LIMIT", 0, _PAGE)
-            names = _texts(await self._link.command(*words))
-            for name in names:
-                yield name
-            if len(names) < _PAGE:
-                return
-            start = f"({names[-1]}"
 
 
 def _texts(reply: object) -> list[str]:
