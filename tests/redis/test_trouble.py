@@ -86,15 +86,16 @@ def test_a_redis_that_throws_tasks_away_is_refused_with_code_2(kind: str) -> Non
         assert redis.ask("DBSIZE") == 0
 
 
-def test_a_replica_is_refused_with_code_2(watched: Watched) -> None:
-    replica = next(server for server in watched.servers if server is not watched.master)
-    until(lambda: replica.ask("ROLE")[0] == "slave")  # after a fail-over the old master takes a while to hear of it
-    with Moxy(replica.address) as server:
-        assert not server.is_up
-        assert server.end()[0] == 2
-        assert server.logs == [
-            f"moxy: redis://{replica.address}: this Redis is a read-only replica: give the address of its master"
-        ]
+def test_a_replica_is_refused_with_code_2() -> None:
+    with serving() as master, serving() as replica:
+        replica.ask("REPLICAOF", "127.0.0.1", master.port)
+        until(lambda: replica.ask("ROLE"), lambda role: role[0] == "slave" and role[3] == "connected")
+        with Moxy(replica.address) as server:
+            assert not server.is_up
+            assert server.end()[0] == 2
+            assert server.logs == [
+                f"moxy: redis://{replica.address}: this Redis is a read-only replica: give the address of its master"
+            ]
 
 
 def test_a_redis_that_is_not_there_is_code_5() -> None:
