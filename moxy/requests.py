@@ -7,6 +7,7 @@ from typing import Final, Protocol, final
 
 from moxy.backends.base import Outcome
 from moxy.core.commands import FetchAny, Intent, ReadEvents
+from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
 from moxy.core.order import Key
 
@@ -33,13 +34,15 @@ class Request:
 
 @final
 class Turn:
-    """What a turn came to: the requests that have their outcome now, and the events that made it so, committed."""
+    """What a turn came to: the requests that have their outcome now, and the events that made it so, committed; or why
+    the log refused it, and nothing of it happened."""
 
-    __slots__ = ("answered", "events")
+    __slots__ = ("answered", "events", "refused")
 
-    def __init__(self, answered: list[Request], events: list[AnyEvent]) -> None:
+    def __init__(self, answered: list[Request], events: list[AnyEvent], refused: Refused | None = None) -> None:
         self.answered: Final = answered
         self.events: Final = events
+        self.refused: Final = refused
 
 
 @final

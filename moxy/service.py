@@ -79,6 +79,10 @@ class Service:
         """How many clients are waiting."""
         return len(self._waiters)
 
+    def awaits(self, queue: str) -> bool:
+        """Whether a fetch waits for a task of that queue."""
+        return queue in self._waiting
+
     def is_waiting(self, client: Client) -> bool:
         """Whether a fetch, or a read of events, of this client found nothing and waits."""
         return client in self._blocked
@@ -122,7 +126,7 @@ class Service:
         Requests come before due work, so an ACK that is late but here wins over the expiry of its lease.
         """
         batch, self._inbox = self._inbox, []
-        self._answered, self._events, self._newcomers = [], [], []
+        self._answered, self._events, self._newcomers = [], self._backend.settled(), []
         if self._retries and self._clock.now_ms() >= self._quiet_until_ms:
             batch, self._retries = [*self._retries, *batch], []
         news = await self._hear_news()
@@ -131,16 +135,18 @@ class Service:
             await self._read_on()
         await self._expire()
         self._time_out()
+        refused: Refused | None = None
         try:
             await self._backend.commit()
         except CommitRefused as refusal:
-            self._refuse(batch, str(refusal))
+            refused = Refused(IOERR, str(refusal))
+            self._refuse(batch, refused)
         if self._reading:
             await self._feed(news)
         self._hand_over(self._answered)
         self._let_go(self._events)
         self._backend.watch(self._waiting, self._reading)
-        return Turn(self._answered, self._events)
+        return Turn(self._answered, self._events, refused)
 
     # The turn, in order
 
@@ -303,7 +309,7 @@ class Service:
             waiter = self._forget_waiter(key[2])
             self._answer(waiter.request, Done(None))
 
-    def _refuse(self, batch: Sequence[Request], why: str) -> None:
+    def _refuse(self, batch: Sequence[Request], why: Refused) -> None:
         """The turn did not happen. Who began to wait in it is answered too, since what made it wait is undone.
 
         The service's own releases are tried again, as is due work, but not before a moment has passed: a disk that is
@@ -313,7 +319,7 @@ class Service:
             if arrival in self._waiters:
                 self._answer(self._forget_waiter(arrival).request, Done(None))
         for request in self._answered:
-            request.outcome = Refused(IOERR, why)
+            request.outcome = why
         self._events = []
         self._woken.clear()
         self._retries += [request for request in batch if request.client is None]

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias, final
 import msgspec
 
 from moxy.core.answers import Answer, Names
+from moxy.core.batch import Batch
 from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
@@ -53,8 +54,27 @@ class CommitRefused(Exception):
     """The log could not take the turn's events. The backend is as it was before them: nothing happened."""
 
 
+class Plain(Protocol):
+    """Where plain commands can be carried out at once, before the turn that commits them."""
+
+    epoch: int
+    """Changes when the batches that were given are over."""
+
+    def batch(self, queue: str) -> Batch | None:
+        """The queue's batch of this epoch; None: there is no such queue."""
+
+    def seed(self) -> int:
+        """64 random bits."""
+
+
 class Backend(Protocol):
     """A keeper of queues. Not re-entrant: one turn at a time."""
+
+    def plain(self) -> Plain | None:
+        """For a server that would carry out plain commands between turns; None: they cannot be."""
+
+    def settled(self) -> list[AnyEvent]:
+        """A turn begins: what happened in batches since the last one is part of it. Those are over."""
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         """Carry out commands in order, each seeing what those before it did."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal, final
 
-from moxy.backends.base import Clock, CommitRefused, Done, Outcome, Slow
+from moxy.backends.base import Clock, CommitRefused, Done, Outcome, Plain, Slow
 from moxy.backends.memory import MemoryBackend
 from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
@@ -78,6 +78,12 @@ class DurableBackend:
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         return await self._memory.execute(commands)
 
+    def plain(self) -> Plain:
+        return self._memory
+
+    def settled(self) -> list[AnyEvent]:
+        return self._memory.settled()
+
     async def expire(self) -> list[AnyEvent]:
         return await self._memory.expire()
 
@@ -102,6 +108,7 @@ class DurableBackend:
             self._memory.take_back()
             self._say("log.refused", text=str(refused))
             raise CommitRefused(f"{refused}: nothing happened, try again when there is space") from None
+        self._memory.written()
         if self._durability == "always":
             began_ms = self._clock.now_ms()
             if len(self._memory.uncommitted) <= self._sync_here_events_max and self._sync_took_ms <= SYNC_HERE_MS_MAX:

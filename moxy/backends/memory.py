@@ -10,12 +10,12 @@ from typing import Final, final
 
 from msgspec.structs import asdict
 
-from moxy.backends.base import Clock, Done, IdSource, Outcome
+from moxy.backends.base import Clock, Done, IdSource, Outcome, Plain
 from moxy.backends.recent import Recent
 from moxy.core.answers import Names, Past
+from moxy.core.batch import Batch
 from moxy.core.commands import AnyCommand, Info, ListQueues, ReadEvents, ReadHistory, Tick
 from moxy.core.decider import decide
-from moxy.core.decision import Decision
 from moxy.core.errors import ERR, NOTASK, Refused
 from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.globs import matches
@@ -54,6 +54,9 @@ class MemoryBackend:
         self.uncommitted: list[AnyEvent] = []
         """The events of this turn so far, in the order in which they were decided."""
         self._before: dict[str, QueueState | None] = {}
+        self.epoch = 0
+        self._batches: dict[str, Batch] = {}
+        self._settled: list[AnyEvent] = []
         # When each queue next needs time, at the earliest. Only a nearer time is written down; one that has moved
         # away meanwhile (an ACK, an EXTEND) is found out when it comes. So there is about one entry per queue.
         self._due_ms: dict[str, int] = {}
@@ -64,10 +67,31 @@ class MemoryBackend:
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         now_ms = self._clock.now_ms()
+        self._settle()
         return [self._execute_one(command, now_ms) for command in commands]
+
+    def plain(self) -> Plain:
+        return self
+
+    def batch(self, queue: str) -> Batch | None:
+        batch = self._batches.get(queue)
+        if batch is None:
+            state = self._queues.get(queue)
+            if state is not None:
+                batch = self._batches[queue] = Batch(state)
+        return batch
+
+    def seed(self) -> int:
+        return self._ids.seed()
+
+    def settled(self) -> list[AnyEvent]:
+        self._settle()
+        events, self._settled = self._settled, []
+        return events
 
     async def expire(self) -> list[AnyEvent]:
         now_ms = self._clock.now_ms()
+        self._settle()
         events: list[AnyEvent] = []
         due = self._due_order
         late: list[str] = []
@@ -82,7 +106,7 @@ class MemoryBackend:
                 continue  # its first turn was taken back
             decision = decide(state, Tick(queue), now_ms, self._ids.seed())
             if decision.events:
-                self._keep(queue, state, decision)
+                self._keep(queue, state, decision.events, decision.state)
                 events += decision.events
             else:
                 self._set(queue, state)
@@ -123,6 +147,10 @@ class MemoryBackend:
             self.uncommitted = []
             self._before.clear()
 
+    def written(self) -> None:
+        """The log has the turn: it cannot be taken back any more."""
+        self._before.clear()
+
     def take_back(self) -> None:
         """The turn is refused: every queue is again as it was before it. Old states are still there to go back to."""
         for queue, state in self._before.items():
@@ -150,15 +178,18 @@ class MemoryBackend:
 
     def states(self) -> dict[str, QueueState]:
         """All queues as they are now: values that stay valid. For this thread, and not to keep: see core/state."""
+        self._settle()
         return dict(self._queues)
 
     def freeze(self) -> Iterator[list[Image]]:
-        """All queues as they are at the first step, for a thread to read while they go on; `thaw` when it has.
+        """All queues as they are at the first step, for a thread to read while they go on; `thaw` when it has. Of a
+        turn that is not written yet they show nothing.
 
         A slice a step, so that thousands of queues can be frozen over as many turns: their states of the first step
         are still there to be frozen later. Long queues come first, before they have moved on.
         """
-        states = list(self._queues.values())
+        self._settle()
+        states = [state for queue, now in self._queues.items() if (state := self._before.get(queue, now)) is not None]
         short = [state for state in states if len(state.heart().tasks) < _LONG]
         yield [state.frozen() for state in states if len(state.heart().tasks) >= _LONG]
         for start in range(0, len(short), _SLICE):
@@ -166,13 +197,28 @@ class MemoryBackend:
 
     def thaw(self) -> None:
         """The frozen images are not needed any more."""
+        self._settle()
         for state in self._queues.values():
             state.thaw()
 
     def state_of(self, queue: str) -> QueueState:
         """The queue as it is; one that does not exist yet is an empty one with the policy it would be born with."""
+        self._settle()
         state = self._queues.get(queue)
         return QueueState(queue, self._policy) if state is None else state
+
+    def _settle(self) -> None:
+        """Make states of the batches, so that the queues can be read."""
+        if not self._batches:
+            return
+        batches, self._batches = self._batches, {}
+        self.epoch += 1
+        for queue, batch in batches.items():
+            before, events = self._queues[queue], batch.events
+            state = batch.close()
+            if events:
+                self._settled += events
+                self._keep(queue, before, events, state)
 
     def _execute_one(self, command: AnyCommand, now_ms: int) -> Outcome:
         queue = command.queue
@@ -183,19 +229,19 @@ class MemoryBackend:
             return refused
         events = decision.events
         if events:
-            self._keep(queue, state, decision)
+            self._keep(queue, state, events, decision.state)
         elif type(command) is Info and isinstance(decision.answer, dict):
             before = asdict(self._totals_at_start.get(queue, Totals()))
             since = {f"since_start_{k}": n - before[k] for k, n in asdict(decision.state.totals).items()}
             return Done({**decision.answer, **since})
         return Done(decision.answer, events)
 
-    def _keep(self, queue: str, before: QueueState | None, decision: Decision) -> None:
-        """Take a decision that changes the queue into the turn."""
+    def _keep(self, queue: str, before: QueueState | None, events: Sequence[AnyEvent], state: QueueState) -> None:
+        """Take events that change the queue into the turn."""
         if queue not in self._before:
             self._before[queue] = before
-        self.uncommitted += decision.events
-        self._set(queue, decision.state)
+        self.uncommitted += events
+        self._set(queue, state)
 
     def _set(self, queue: str, state: QueueState) -> None:
         """The queue is now in that state; note when it next needs time, if that is sooner than known."""

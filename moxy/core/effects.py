@@ -51,13 +51,13 @@ from moxy.core.heart import (
     Heart,
 )
 from moxy.core.lifecycle import NEW, PROCESSING, READY, TABLE
-from moxy.core.packing import unpack
+from moxy.core.order import Key, Order
+from moxy.core.packing import FIRST_DELIVERY, lease_of, unfold, unpack
 from moxy.core.policy import Policy
-from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Tally, Task
+from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Entry, Held, Lease, Options, Task
 
 _FORGET_PER_EVENT: Final = 4
 """Lapsed ids dropped per event. Each event adds at most one (a purge aside), so the memory stays in step."""
-_FIRST_DELIVERY: Final = Tally(deliveries=1)
 
 
 @final
@@ -66,7 +66,7 @@ class Changes:
 
     __slots__ = ("forgot", "gone", "paused", "policy", "remembered", "task")
 
-    def __init__(self, heart: Heart, task: Task | None) -> None:
+    def __init__(self, heart: Heart, task: Entry | None) -> None:
         self.task: Final = task
         self.policy: Final[Policy] = heart.policy
         self.paused: Final[bool] = heart.paused
@@ -75,7 +75,7 @@ class Changes:
         self.forgot: Final[list[tuple[str, int, int]]] = []
 
 
-Undo: TypeAlias = Task | Changes | None
+Undo: TypeAlias = Entry | Changes | None
 """The task as it was before a task event, None when it was not there; Changes when that is not all."""
 
 
@@ -98,7 +98,8 @@ def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> No
     if changes is not None:
         _undo_changes(h, changes)
     if isinstance(e, TaskEvent):
-        h.swap(h.task(e.number), changes.task if changes is not None else _as_task(before))
+        was = changes.task if changes is not None else _as_entry(before)
+        h.swap(h.task(e.number), None if was is None else unfold(e.number, was))
         h.counts[_COUNT_OF[type(e)]] -= 1
         if isinstance(e, Enqueued):
             h.next_number = e.number
@@ -132,8 +133,8 @@ def _undo_changes(h: Heart, changes: Changes) -> None:
         h.remember(task_id, until_ms, number)
 
 
-def _as_task(before: Undo) -> Task | None:
-    assert before is None or isinstance(before, Task)
+def _as_entry(before: Undo) -> Entry | None:
+    assert not isinstance(before, Changes)
     return before
 
 
@@ -164,15 +165,23 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
         task = Task(number, task_id, payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
-        if len(h.tasks) < h.pack_from:
-            h.tasks[number] = Task(number, task_id, payload, priority, number, at_ms, at_ms, READY)
-            h.names[task_id] = number
-        else:
-            h.put_packed(number, task_id, payload, priority, at_ms)
-        (h.lanes[priority] or h.lane(priority)).add(number)
+        put_fresh(h, e, number, task_id, payload, priority, at_ms)
+        return before
     h.next_number = number + 1
     h.counts[ENQUEUED] += 1
     return before
+
+
+def put_fresh(h: Heart, e: Enqueued, number: int, task_id: str, payload: bytes, priority: int, at_ms: int) -> None:
+    """A new task that asks for nothing of its own and is ready: it is kept as its event, or packed."""
+    if len(h.tasks) < h.pack_from:
+        h.tasks[number] = e
+        h.names[task_id] = number
+    else:
+        h.put_packed(number, task_id, payload, priority, at_ms)
+    (h.lanes[priority] or h.lane(priority)).add(number)
+    h.next_number = number + 1
+    h.counts[ENQUEUED] += 1
 
 
 def _is_known(h: Heart, number: int, task_id: str) -> bool:
@@ -181,65 +190,82 @@ def _is_known(h: Heart, number: int, task_id: str) -> bool:
 
 
 def _leased(h: Heart, e: Leased) -> Undo:
-    number: int
-    token: int
-    deadline_ms: int
-    _, _, at_ms, number, task_id, lease_id, token, deadline_ms, worker, bound = astuple(e)
-    old = h.tasks.get(number)
-    if type(old) is bytes:
-        old = unpack(number, old)
-    if type(old) is not Task or old.task_id != task_id:
-        raise _no_such_task(h, e)
-    if old.state != READY:
-        _moved(old.state, "lease", e)
+    number = e.number
+    entry = h.tasks.get(number)
+    if isinstance(entry, bytes):
+        entry = unpack(number, entry)
+    if isinstance(entry, Enqueued):
+        if entry.task_id != e.task_id:
+            raise _no_such_task(h, e)
+        priority, place = entry.priority, number
+        new: Entry = Held(entry, e)
+    else:
+        if isinstance(entry, Held):
+            entry = unfold(number, entry)
+        if entry is None or entry.task_id != e.task_id:
+            raise _no_such_task(h, e)
+        if entry.state != READY:
+            _moved(entry.state, "lease", e)
+        priority, place, tally = entry.priority, entry.place, entry.tally
+        if tally is NO_TALLY and entry.options is NO_OPTIONS and not entry.expires_ms and place == number:
+            new = Held(entry, e)
+        else:
+            tally = FIRST_DELIVERY if tally is NO_TALLY else replace(tally, deliveries=tally.deliveries + 1)
+            new = replace(entry, state=PROCESSING, token=e.token, lease=lease_of(e), tally=tally)
+    token, deadline_ms = e.token, e.deadline_ms
     if token <= h.last_token:
         raise IllegalEvent(f"I3: tokens go on above {h.last_token}", e, f"queue {h.name!r}")
-    tally = old.tally
-    new = replace(
-        old,
-        state=PROCESSING,
-        token=token,
-        lease=Lease(lease_id, token, deadline_ms, at_ms, worker, bound),
-        tally=_FIRST_DELIVERY if tally is NO_TALLY else replace(tally, deliveries=tally.deliveries + 1),
-    )
-    if old.expires_ms:
-        h.swap(old, new)
+    if isinstance(new, Task) and new.expires_ms:
+        h.swap(h.task(number), new)
+        h.last_token = token
+        h.counts[LEASED] += 1
     else:
-        (h.lanes[old.priority] or h.lane(old.priority)).remove(old.place)
-        h.processing.add((deadline_ms, token, number))
-        if deadline_ms < h.soonest_ms:
-            h.soonest_ms = deadline_ms
-        if h.shadow is not None:
-            h.shade(number, old)
-        h.tasks[number] = new
+        lease_first(h, h.lanes[priority] or h.lane(priority), place, number, entry, new, token, deadline_ms)
+    return _forget(h, entry, e.at_ms) if h.remembered else entry
+
+
+def lease_first(
+    h: Heart, lane: Order[int], place: int, number: int, old: Entry, new: Entry, token: int, deadline_ms: int
+) -> None:
+    """A task without a TTL leaves the lane of ready ones, as `new`."""
+    lane.remove(place)
+    h.processing.add((deadline_ms, token, number))
+    if deadline_ms < h.soonest_ms:
+        h.soonest_ms = deadline_ms
+    if h.shadow is not None:
+        h.shade(number, old)
+    h.tasks[number] = new
     h.last_token = token
     h.counts[LEASED] += 1
-    return _forget(h, old, at_ms) if h.remembered else old
 
 
 def _acked(h: Heart, e: Acked) -> Undo:
-    number: int
-    _, _, at_ms, number, task_id, lease_id = astuple(e)
-    old = h.tasks.get(number)
-    if type(old) is bytes:
-        old = unpack(number, old)
-    if type(old) is not Task or old.task_id != task_id:
-        raise _no_such_task(h, e)
-    lease = old.lease
-    if lease is None or lease.lease_id != lease_id:
-        raise _void(old, e)
-    if old.place != number:
-        h.swap(old, None)
+    number = e.number
+    entry = h.tasks.get(number)
+    if isinstance(entry, Held):
+        leased = entry.leased
+        if leased.task_id != e.task_id:
+            raise _no_such_task(h, e)
+        if leased.lease_id != e.lease_id:
+            raise _void(unfold(number, entry), e)
+        key = (leased.deadline_ms, leased.token, number)
     else:
-        h.processing.remove((lease.deadline_ms, lease.token, number))
-        if h.shadow is not None:
-            h.shade(number, old)
-        del h.tasks[number]
-        h.names.pop(task_id, None)
+        entry, lease = _held(h, e)
+        if entry.place != number or entry.options.dedup_ms:
+            return _keep(h, e, entry, None, ACKED)
+        key = (lease.deadline_ms, lease.token, number)
+    drop_held(h, number, entry, e.task_id, key)
+    return _forget(h, entry, e.at_ms) if h.remembered else entry
+
+
+def drop_held(h: Heart, number: int, old: Entry, task_id: str, key: Key) -> None:
+    """A task under a lease is done and gone. `key` is its place among the leases."""
+    h.processing.remove(key)
+    if h.shadow is not None:
+        h.shade(number, old)
+    del h.tasks[number]
+    h.names.pop(task_id, None)
     h.counts[ACKED] += 1
-    if old.options is not NO_OPTIONS and old.options.dedup_ms:
-        return _remember(h, old, at_ms)
-    return _forget(h, old, at_ms) if h.remembered else old
 
 
 # What happens to a task besides
@@ -451,7 +477,7 @@ def _remember(h: Heart, task: Task, at_ms: int, changes: Changes | None = None) 
     return changes
 
 
-def _forget(h: Heart, old: Task | None, at_ms: int, task_id: str = "") -> Undo:
+def _forget(h: Heart, old: Entry | None, at_ms: int, task_id: str = "") -> Undo:
     """Forget that id, and a few whose window has passed. What undoes an event that changes `old` and this."""
     changes = Changes(h, old)
     if task_id in h.remembered:

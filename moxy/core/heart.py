@@ -11,9 +11,9 @@ from typing import Final, final
 
 from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDULED
 from moxy.core.order import Key, Order
-from moxy.core.packing import can_be_packed, pack, unpack
+from moxy.core.packing import can_be_packed, pack, unfold
 from moxy.core.policy import Policy
-from moxy.core.tasks import PRIORITY_MAX, Image, Task, Totals
+from moxy.core.tasks import PRIORITY_MAX, Entry, Image, Task, Totals
 
 ENQUEUED: Final = 0
 MATURED: Final = 1
@@ -88,8 +88,8 @@ class Heart:
         self.next_number = 1
         self.last_token = 0
         self.counts: list[int] = [0] * COUNTS
-        self.tasks: dict[int, Task | bytes] = {}
-        """By number; bytes are a packed task (packing.py). Read single ones by `task`."""
+        self.tasks: dict[int, Entry] = {}
+        """By number, in full or in short. Read single ones by `task`."""
         self.names: dict[str, int] = {}
         """By id, except ids that begin with the task's own number, as automatic ones do: those may be left out."""
         self.pack_from = PACK_FROM
@@ -97,7 +97,7 @@ class Heart:
         """Whether the numbers in `tasks` came in rising order, as they do unless an event was undone."""
         self.unnamed = False
         """Whether an id was ever left out of the names."""
-        self.shadow: dict[int, Task | bytes | None] | None = None
+        self.shadow: dict[int, Entry | None] | None = None
         """While the tasks are frozen: what was there of those that changed since."""
         self.lanes: list[Order[int] | None] = [None] * (PRIORITY_MAX + 1)
         self.urgent: list[Order[int]] = []
@@ -129,17 +129,17 @@ class Heart:
             place = lane.first()
             if place is not None:
                 number = self.moved.get(place, place) if self.moved else place
-                task = self.tasks[number]
-                if isinstance(task, bytes):
+                entry = self.tasks[number]
+                if isinstance(entry, bytes):
                     # It is about to be used: by the FETCH, and by the event that follows.
-                    task = self.tasks[number] = unpack(number, task)
-                return task
+                    entry = self.tasks[number] = unfold(number, entry)
+                return unfold(number, entry)
         return None
 
     def task(self, number: int) -> Task | None:
         """The task with that number, or None."""
-        task = self.tasks.get(number)
-        return unpack(number, task) if isinstance(task, bytes) else task
+        entry = self.tasks.get(number)
+        return None if entry is None else unfold(number, entry)
 
     def the_task(self, number: int) -> Task:
         """The task with that number, which is there."""
@@ -262,7 +262,7 @@ class Heart:
         else:
             self.names[task_id] = number
 
-    def shade(self, number: int, old: Task | bytes | None) -> None:
+    def shade(self, number: int, old: Entry | None) -> None:
         """Before a task changes, comes or goes: let who reads the frozen tasks find what was there."""
         if self.shadow is not None:
             self.shadow.setdefault(number, old)
@@ -318,7 +318,7 @@ class Heart:
 
     def image(self) -> Image:
         """A copy that stays as it is. It copies a pointer a task, at once: see `frozen` for a long backlog."""
-        return self._image(tuple([_unpacked(number, task) for number, task in self.tasks.items()]))
+        return self._image(tuple([unfold(number, entry) for number, entry in self.tasks.items()]))
 
     def frozen(self) -> Image:
         """An image without a copy, valid until `shadow` is dropped: a thread can read its tasks bit by bit while the
@@ -358,27 +358,21 @@ class _FrozenTasks:
 
     __slots__ = ("_numbers", "_shadow", "_tasks")
 
-    def __init__(
-        self, tasks: dict[int, Task | bytes], shadow: dict[int, Task | bytes | None], numbers: Iterable[int]
-    ) -> None:
+    def __init__(self, tasks: dict[int, Entry], shadow: dict[int, Entry | None], numbers: Iterable[int]) -> None:
         self._tasks: Final = tasks
         self._shadow: Final = shadow
         self._numbers: Final = numbers
 
     def __iter__(self) -> Iterator[Task]:
         for number in self._numbers:
-            task = self._tasks.get(number)
-            task = self._shadow.get(number, task)
-            if task is not None:
-                yield _unpacked(number, task)
+            entry = self._tasks.get(number)
+            entry = self._shadow.get(number, entry)
+            if entry is not None:
+                yield unfold(number, entry)
 
 
 def _number(task: Task) -> int:
     return task.number
-
-
-def _unpacked(number: int, task: Task | bytes) -> Task:
-    return unpack(number, task) if isinstance(task, bytes) else task
 
 
 def heart_of(image: Image) -> Heart:

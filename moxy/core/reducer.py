@@ -17,10 +17,8 @@ def apply(state: QueueState, event: AnyEvent) -> QueueState:
     heart = state.owned or state.heart()
     at_ms, last_token = heart.at_ms, heart.last_token
     before = happen(heart, event)
-    following = QueueState("", DEFAULT_POLICY, heart)
-    state.owned, state.towards = None, following
-    state.event, state.before, state.was_at_ms, state.was_token = event, before, at_ms, last_token
-    return following
+    state.owned = None
+    return state.led_to(heart, [event], [before], at_ms, last_token)
 
 
 def replay(events: Iterable[AnyEvent], state: QueueState) -> QueueState:

@@ -3,8 +3,8 @@
 Lives here: versions, and read access to them. Must not: rules (decider), the effect of events (effects).
 
 A state costs next to nothing, because all states of a queue share one heart (heart.py), which is changed in place:
-the newest state owns it. When an event makes another state, that one gets the heart, and the old one keeps the event,
-what it takes to undo it, and where the heart went. Reading an old state fetches the heart back, undoing event by
+the newest state owns it. When events make another state, that one gets the heart, and the old one keeps the events,
+what it takes to undo them, and where the heart went. Reading an old state fetches the heart back, undoing event by
 event; then the newer states are the ones that know how to get it, by the same events played again. So states form a
 tree, one of them has the heart, and every other one points towards it. (Baker, Shallow binding makes functional
 arrays fast, 1991, has the trick, for arrays.)
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, final
 
 from moxy.core.effects import Changes, Undo, happen, undo
-from moxy.core.events import AnyEvent
+from moxy.core.events import AnyEvent, Leased
 from moxy.core.heart import EXPIRING, FORGETTING, Heart, heart_of
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.policy import Policy
@@ -30,8 +30,8 @@ from moxy.core.reading import Memories, Names, OrderView, Tasks
 from moxy.core.tasks import Image, Task, Totals
 
 DEFAULT_POLICY: Final = Policy()
-_AGAIN: Final = Changes(Heart("", DEFAULT_POLICY), None)
-"""In place of what undoes an event: it has to happen again."""
+_AGAIN: Final[list[Undo]] = [Changes(Heart("", DEFAULT_POLICY), None)]
+"""In place of what undoes events: they have to happen again."""
 
 
 @final
@@ -44,14 +44,14 @@ class QueueState:
     `failed`, between two events of one batch: 0 in every state that anybody can observe.
     """
 
-    __slots__ = ("before", "event", "owned", "towards", "was_at_ms", "was_token")
+    __slots__ = ("befores", "events", "owned", "towards", "was_at_ms", "was_token")
 
     owned: Heart | None
-    """The heart, in one state of the queue. The others have the rest: the next state on the way to that one, the event
-    that is between the two, and what undoes it; or `_AGAIN` when that one is the older of the two."""
+    """The heart, in one state of the queue. The others have the rest: the next state on the way to that one, the
+    events that are between the two, and what undoes each; or `_AGAIN` when that one is the older of the two."""
     towards: "QueueState | None"
-    event: AnyEvent
-    before: Undo
+    events: list[AnyEvent]
+    befores: list[Undo]
     was_at_ms: int
     was_token: int
 
@@ -67,13 +67,23 @@ class QueueState:
         return self._fetch() if heart is None else heart
 
     def give_up(self) -> Heart:
-        """Take the heart away for good: neither this state nor any other of its queue can be read any more."""
-        heart = self.heart()
-        self.owned = None
+        """Take the heart away: neither this state nor any other of its queue can be read until one is given it."""
+        heart = self.owned or self._fetch()
+        self.owned = self.towards = None
         return heart
 
+    def led_to(self, heart: Heart, events: list[AnyEvent], befores: list[Undo], at_ms: int, token: int) -> "QueueState":
+        """The state that comes of this one, which gave up its heart, by events that the heart has seen meanwhile.
+
+        `befores` undo them; `at_ms` and `token` are the latest of this state.
+        """
+        following = QueueState("", DEFAULT_POLICY, heart)
+        self.towards, self.events, self.befores = following, events, befores
+        self.was_at_ms, self.was_token = at_ms, token
+        return following
+
     def _fetch(self) -> Heart:
-        """Bring the heart here from the state that has it, one event after the other."""
+        """Bring the heart here from the state that has it, over one state after the other."""
         way: list[QueueState] = []
         state = self
         while (heart := state.owned) is None:
@@ -82,16 +92,16 @@ class QueueState:
             assert following is not None, "its heart was given up"
             state = following
         for following in reversed(way):
-            event, before = following.event, following.before
-            state.owned, state.towards, state.event = None, following, event
-            if before is _AGAIN:
+            events, befores = following.events, following.befores
+            state.owned, state.towards, state.events = None, following, events
+            if befores is _AGAIN:
                 state.was_at_ms, state.was_token = heart.at_ms, heart.last_token
-                state.before = happen(heart, event)
+                state.befores = [happen(heart, event) for event in events]
             else:
                 state.was_at_ms = state.was_token = 0
-                state.before = _AGAIN
-                undo(heart, event, before, following.was_at_ms, following.was_token)
-            following.owned, following.towards, following.before = heart, None, None
+                state.befores = _AGAIN
+                _undo_all(heart, events, befores, following.was_at_ms, following.was_token)
+            following.owned, following.towards, following.befores = heart, None, _AGAIN
             state = following
         return heart
 
@@ -221,6 +231,16 @@ class QueueState:
     def thaw(self) -> None:
         """Let go of the frozen image."""
         (self.owned or self._fetch()).shadow = None
+
+
+def _undo_all(heart: Heart, events: list[AnyEvent], befores: list[Undo], at_ms: int, token: int) -> None:
+    """Take back events, the last one first. `at_ms` and `token` are those from before the first."""
+    times, tokens = [at_ms], [token]
+    for event in events:
+        times.append(event.at_ms)
+        tokens.append(event.token if isinstance(event, Leased) else tokens[-1])
+    for at in range(len(events) - 1, -1, -1):
+        undo(heart, events[at], befores[at], times[at], tokens[at])
 
 
 def state_of(image: Image) -> QueueState:

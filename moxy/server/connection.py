@@ -4,7 +4,8 @@ Lives here: the order of replies, what a blocked fetch holds back, authenticatio
 Must not: sockets, the loop, queue rules. Another transport (TLS, a test, a simulation) carries it the same way.
 
 Replies leave in the order of their commands. Each command takes a slot: bytes when it was answered on the spot, or
-a call that is still with the service. While a fetch blocks, the commands behind it wait unsubmitted, as in Redis.
+a call that is still with the service; commands that the fast lane took share one. While a fetch blocks, the commands
+behind it wait unsubmitted, as in Redis.
 """
 
 from collections import deque
@@ -16,6 +17,7 @@ from moxy.core.commands import UNSET, FetchAny, Intent, ReadEvents
 from moxy.core.errors import ERR, NOAUTH, Refused
 from moxy.requests import Request
 from moxy.server.greetings import Greetings
+from moxy.server.lane import Lane, Told
 from moxy.server.session import Session
 from moxy.wire.resp import Error, Parser, Value, encode
 from moxy.wire.table import TABLE, Row, find
@@ -68,6 +70,8 @@ class Connection:
         "_blocked",
         "_held_back",
         "_held_back_bytes",
+        "_lane",
+        "_last",
         "_parser",
         "_slots",
         "closed",
@@ -78,19 +82,22 @@ class Connection:
         "unsent",
     )
 
-    def __init__(self, session: Session, greetings: Greetings) -> None:
+    def __init__(self, session: Session, greetings: Greetings, lane: Lane | None = None) -> None:
         self.session: Final = session
         self.greetings: Final = greetings
+        self._lane: Final = lane
         self._parser: Final = Parser()
-        self._slots: deque[bytes | Call] = deque()
+        self._slots: deque[bytes | Told | Call] = deque()
+        self._last: Call | None = None
+        """The latest call. While it has no outcome what comes behind it cannot take the lane: it would come before."""
         self._held_back: deque[list[bytes]] = deque()
         self._held_back_bytes = 0
         self._blocked: Call | None = None
         self.closed = False
         self.closing = False
         self.is_http = False
-        self.unsent: list[Call] = []
-        """Calls whose replies carry leases and were taken to be written; cleared once the bytes are out."""
+        self.unsent: list[Call | Told] = []
+        """What has replies that carry leases and were taken to be written; cleared once the bytes are out."""
         self._set_limits()
 
     # What the transport calls
@@ -132,7 +139,7 @@ class Connection:
     def take_output(self) -> bytes:
         """What can be written now: a piece of the replies, up to the first that is still open. b"": nothing.
 
-        The calls that got leases are added to `unsent`; the transport clears that once the bytes are out.
+        What got leases is added to `unsent`; the transport clears that once the bytes are out.
         """
         out: list[bytes] = []
         size = 0
@@ -141,6 +148,12 @@ class Connection:
             slot = slots[0]
             if isinstance(slot, bytes):
                 part = slot
+            elif isinstance(slot, Told):
+                if not slot.ready:
+                    break
+                part = slot.output
+                if slot.leases:
+                    self.unsent.append(slot)
             else:
                 outcome = slot.outcome
                 if outcome is None:
@@ -160,8 +173,8 @@ class Connection:
 
     def lost_leases(self) -> list[str]:
         """The leases in replies that did not get out, written or not."""
-        calls = self.unsent + [slot for slot in self._slots if isinstance(slot, Call)]
-        return [lease for call in calls for lease in call.leases()]
+        told = self.unsent + [slot for slot in self._slots if not isinstance(slot, bytes)]
+        return [lease for some in told for lease in (some.leases if isinstance(some, Told) else some.leases())]
 
     @property
     def finished(self) -> bool:
@@ -179,6 +192,8 @@ class Connection:
         if not self._slots:
             return False
         slot = self._slots[0]
+        if isinstance(slot, Told):
+            return slot.ready
         return isinstance(slot, bytes) or slot.outcome is not None
 
     @property
@@ -226,13 +241,28 @@ class Connection:
     def _begin_all(self, commands: list[list[bytes]], requests: list[Request]) -> None:
         """Begin commands in order. What comes behind a fetch that blocks is held back, behind the end forgotten."""
         self._blocked = None
-        for at, argv in enumerate(commands):
-            self._begin(argv, requests)
+        at, end = 0, len(commands)
+        while at < end:
+            lane = self._lane
+            if lane is not None and self._may_overtake():
+                told = lane.take(commands, at, self.session.worker, self.session.resp3)
+                if told is not None:
+                    self._slots.append(told)
+                    at += told.count
+                    if at == end:
+                        return
+            self._begin(commands[at], requests)
+            at += 1
             if self.closing:
                 return
             if self.is_blocked:  # not the attribute: a compiler believes it to be None still
-                self._hold_back(commands[at + 1 :])
+                self._hold_back(commands[at:])
                 return
+
+    def _may_overtake(self) -> bool:
+        """Whether the next command can be carried out at once: nothing of this client is before it."""
+        last = self._last
+        return (last is None or last.outcome is not None) and self.session.authenticated and not self.closed
 
     def _begin(self, argv: list[bytes], requests: list[Request]) -> None:
         session = self.session
@@ -254,6 +284,7 @@ class Connection:
             self._say(Error(refused.code, refused.text))
             return
         self._slots.append(call)
+        self._last = call
         requests.append(call)
         if row.may_block:
             intent = call.intent

@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol, cast, final
 from moxy.backends.base import Backend, Clock
 from moxy.core.events import AnyEvent
 from moxy.requests import Client, Turn
-from moxy.server.connection import Connection
+from moxy.server.connection import HELD_BACK_BYTES_MAX, Connection
 from moxy.server.doors import Door, Form, listen, open_door
 from moxy.server.greetings import Greetings
+from moxy.server.lane import Lane
 from moxy.server.session import Session
 from moxy.service import Service
 
@@ -69,6 +70,8 @@ class Server:
         self._password: Final = password
         self._clients_max: Final = clients_max
         self._greetings: Final = Greetings(backend, clock)
+        plain = backend.plain()
+        self._lane: Final = None if plain is None else Lane(plain, self.service, clock)
         self._form: Final = form
         self._busy_poll_us: Final = busy_poll_us
         self._turns_in_tasks: Final = turns_in_tasks
@@ -79,6 +82,7 @@ class Server:
         self._coming = False
         self.may_reply = True
         """Whether all that was decided is committed: while a turn is under way, or after one failed, it is not."""
+        self._unseen: list[Link] = []
         self._going_on: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
@@ -137,7 +141,7 @@ class Server:
             self.say("client.refused", peer=peer, why="max clients reached", clients=len(self._links))
             return None
         self._next_id += 1
-        return Connection(Session(self._next_id, peer, self._password), self._greetings)
+        return Connection(Session(self._next_id, peer, self._password), self._greetings, self._lane)
 
     def joined(self, connection: Connection, link: "Link") -> None:
         """A welcomed client's transport is ready."""
@@ -153,6 +157,19 @@ class Server:
         self.service.disconnected(connection)
         if self.service.has_work:
             self._want_turn()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last turn has been."""
+        return self._over is None or self._over.done()
+
+    def must_wait(self, link: "Link") -> bool:
+        """Whether what arrived from this link is not to be looked at before the turn that is under way is over: then
+        it will be told."""
+        if self.may_reply or self._lane is None:
+            return False
+        self._unseen.append(link)
+        return True
 
     def touch(self, link: "Link") -> None:
         """This link has something to submit or to write: look after it in the coming turn."""
@@ -172,7 +189,7 @@ class Server:
         self._coming = False
         if self._going_on is not None:
             return False
-        if not self._wanted or self._over is None or self._over.done():
+        if not self._wanted or self.is_over:
             return True
         is_last = self._stopping
         if is_last and self._door is not None:
@@ -218,9 +235,17 @@ class Server:
         """The turn is committed: reply, tell the observers, and see when the next one is due."""
         self.may_reply = True
         try:
+            if self._lane is not None:
+                self._lane.turn_over(turn.refused)
+                self._greetings.commands += self._lane.commands
+                self._lane.commands = 0
             self._greetings.commands += len(turn.answered)
             self._greetings.blocked = self.service.blocked
             self._reply(turn)
+            unseen, self._unseen = self._unseen, []
+            for link in unseen:
+                if not is_last:  # else it would be carried out, and nobody told
+                    link.look()
             for observe in self._observers:
                 observe(turn.events)
             if self.service.has_work:
@@ -325,6 +350,9 @@ class Link(asyncio.Protocol):
         self._connection: Connection | None = None
         self._unwritten = False
         self._reading = True
+        self._unseen: list[bytes] = []
+        self._unseen_bytes = 0
+        self._ended_unseen = False
 
     def connection_made(self, base: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, base)  # uvloop's is one in all but name
@@ -345,17 +373,41 @@ class Link(asyncio.Protocol):
         connection = self._connection
         if connection is None:
             return
-        self._server.service.submit_all(connection.receive(data))
-        self._server.touch(self)
-        if connection.is_full:
-            self._pause()
+        if self._unseen or self._server.must_wait(self):
+            self._unseen.append(data)
+            self._unseen_bytes += len(data)
+            if self._unseen_bytes > HELD_BACK_BYTES_MAX:
+                self._pause()
+            return
+        self._receive(connection, data)
 
     def eof_received(self) -> bool:
         if self._connection is None:
             return False
+        if self._unseen:
+            self._ended_unseen = True
+            return True
         self._connection.end_of_input()
         self._server.touch(self)
         return True
+
+    def look(self) -> None:
+        """Take what arrived while a turn was under way."""
+        connection = self._connection
+        if connection is None or not self._unseen:
+            return
+        data = b"".join(self._unseen)
+        self._unseen.clear()
+        self._unseen_bytes = 0
+        self._receive(connection, data)
+        if self._ended_unseen:
+            self.eof_received()
+
+    def _receive(self, connection: Connection, data: bytes) -> None:
+        self._server.service.submit_all(connection.receive(data))
+        self._server.touch(self)
+        if connection.is_full:
+            self._pause()
 
     def pause_writing(self) -> None:
         self._unwritten = True
@@ -373,6 +425,9 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
+            self._connection.closed = True
+            if not self._server.is_over:
+                self.look()
             self._server.left(self._connection)
 
     def flush(self) -> None:

@@ -15,7 +15,7 @@ from moxy.core.answers import AckResult, Answer, Delivery, Names, Past, QueueSta
 from moxy.core.commands import Fetch, Intent, ReadHistory, ReadPolicy
 from moxy.core.errors import ERR, Refused
 from moxy.core.explain import fields, why
-from moxy.wire import arguments, resp
+from moxy.wire import arguments, replies, resp
 from moxy.wire.arguments import Argv, Parse
 from moxy.wire.resp import NULL_ARRAY, Error, Simple, Value
 
@@ -100,9 +100,6 @@ def _why(answer: Answer, intent: Intent) -> Value:
     return why(intent.task_id, answer.events, answer.cut)
 
 
-# Short enough for every id; longer payloads have theirs made.
-_SIZES: Final = [f"{size}\r\n" for size in range(1025)]
-
 # Quick replies: the same bytes in one go for what is asked most often, or b"" for all else.
 
 
@@ -117,10 +114,9 @@ def _ok_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
 def _enqueued_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
     assert isinstance(answer, list)
     task_id = answer[0]
-    if not isinstance(task_id, str) or not task_id.isascii():
+    if not isinstance(task_id, str):
         return b""
-    head = "%1\r\n$7\r\ntask_id\r\n$" if resp3 else "*2\r\n$7\r\ntask_id\r\n$"
-    return "".join((head, _SIZES[len(task_id)], task_id, "\r\n")).encode()
+    return replies.enqueued(task_id, resp3)
 
 
 def _fetched_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
@@ -133,21 +129,8 @@ def _fetched_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
     if not isinstance(task, Delivery) or task.lease_id is None:
         return b""
     lease_id, task_id, payload = task.lease_id, task.task_id, task.payload
-    if not lease_id.isascii() or not task_id.isascii():
-        return b""
-    head = "".join(
-        (
-            "%3\r\n$8\r\nlease_id\r\n$" if resp3 else "*6\r\n$8\r\nlease_id\r\n$",
-            _SIZES[len(lease_id)],
-            lease_id,
-            "\r\n$7\r\ntask_id\r\n$",
-            _SIZES[len(task_id)],
-            task_id,
-            "\r\n$7\r\npayload\r\n$",
-            _SIZES[len(payload)] if len(payload) < len(_SIZES) else f"{len(payload)}\r\n",
-        )
-    )
-    return b"".join((head.encode(), payload, b"\r\n"))
+    head = replies.fetched_head(lease_id, task_id, len(payload), resp3)
+    return b"".join((head, payload, replies.CRLF))
 
 
 @final

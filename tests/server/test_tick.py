@@ -137,7 +137,7 @@ def test_no_reply_leaves_before_its_commit_because_the_kernel_has_room_again(loo
         slow.send("MOXY.PEEK", "jobs", "COUNT", 60)
         gate.until_somebody_waits()
         slow.send("MOXY.ENQUEUE", "jobs", "y")
-        until(lambda: house.call(lambda: house.server.service.has_work), bool)
+        until(lambda: house.call(lambda: len(house.server._unseen)), bool)  # it waits for the turn to be over
         gate.let_through()
         gate.until_somebody_waits()
         assert len(slow.read()) == 60

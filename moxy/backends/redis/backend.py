@@ -112,6 +112,12 @@ class RedisBackend:
 
     # Turns
 
+    def plain(self) -> None:
+        """Nothing is decided here: every command is Redis' to carry out."""
+
+    def settled(self) -> list[AnyEvent]:
+        return []
+
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(commands)
         jobs: list[Job] = []
