@@ -16,10 +16,11 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Literal, final
 
 from moxy.backends.base import Clock, CommitRefused, Done, Outcome, Plain, Slow
-from moxy.backends.memory import MemoryBackend
+from moxy.backends.memory import CatchUp, MemoryBackend
 from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
 from moxy.core.errors import ERR, Refused
@@ -155,13 +156,18 @@ class DurableBackend:
     # Reading the log
 
     async def events(self, query: ReadEvents) -> Outcome | Slow:
-        state = self._memory.state_of(query.queue)
-        if query.from_seq >= self._memory.recent.horizon(query.queue, state.seq) or state.seq == 0:
-            return await self._memory.events(query)
+        memory = self._memory
+        if memory.is_behind():
+            return CatchUp(memory.recent, partial(self.events, query))
+        state = memory.state_of(query.queue)
+        if query.from_seq >= memory.recent.horizon(query.queue, state.seq) or state.seq == 0:
+            return memory.recent_events(query)
         return _EventSearch(self._journal.read(self._journal.horizon), query)
 
     async def history(self, query: ReadHistory) -> Outcome | Slow:
-        recent = await self._memory.history(query)
+        if self._memory.is_behind():
+            return CatchUp(self._memory.recent, partial(self.history, query))
+        recent = self._memory.recent_history(query)
         if isinstance(recent, Done) and isinstance(recent.answer, Past) and not recent.answer.cut:
             return recent
         return _HistorySearch(self._journal.read(self._journal.horizon), query, recent)

@@ -5,12 +5,13 @@ not: rules, disks. By itself it forgets everything with the process; `durable` k
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, final
 
 from msgspec.structs import asdict
 
-from moxy.backends.base import Clock, Done, IdSource, Outcome, Plain
+from moxy.backends.base import Clock, Done, IdSource, Outcome, Plain, Slow
 from moxy.backends.recent import Recent
 from moxy.core.answers import Names, Past
 from moxy.core.batch import Batch
@@ -30,6 +31,8 @@ _DUE_SLACK: Final = 64
 
 _LONG: Final = 1000
 """Tasks from which on a queue is frozen before all others."""
+_INDEXED_AT_ONCE: Final = 4_000
+"""Recent events that one turn indexes: about a millisecond."""
 _SLICE: Final = 100
 """Short queues frozen in one step: less than a millisecond."""
 
@@ -122,13 +125,30 @@ class MemoryBackend:
     def next_due_ms(self) -> int | None:
         return self._due_order[0][0] if self._due_order else None
 
-    async def events(self, query: ReadEvents) -> Outcome:
+    async def events(self, query: ReadEvents) -> Outcome | Slow:
+        if self.is_behind():
+            return CatchUp(self.recent, partial(self.events, query))
+        return self.recent_events(query)
+
+    async def history(self, query: ReadHistory) -> Outcome | Slow:
+        if self.is_behind():
+            return CatchUp(self.recent, partial(self.history, query))
+        return self.recent_history(query)
+
+    def is_behind(self) -> bool:
+        """Whether the index of recent events lags so far that one turn is not to make up for it all."""
+        self.recent.index(_INDEXED_AT_ONCE)
+        return bool(self.recent.behind)
+
+    def recent_events(self, query: ReadEvents) -> Outcome:
+        """What memory knows."""
         horizon = self.recent.horizon(query.queue, self.state_of(query.queue).seq)
         if query.from_seq < horizon and horizon > 1:
             return Refused(ERR, f"events below sequence {horizon} are no longer kept: read on from there")
         return Done(Past(self.recent.since(query.queue, query.from_seq, query.count), horizon))
 
-    async def history(self, query: ReadHistory) -> Outcome:
+    def recent_history(self, query: ReadHistory) -> Outcome:
+        """What memory knows."""
         events = self.recent.of_task(query.queue, query.task_id)
         state = self.state_of(query.queue)
         if not events and state.named(query.task_id) is None:
@@ -253,3 +273,25 @@ class MemoryBackend:
             if len(self._due_order) > 2 * len(self._due_ms) + _DUE_SLACK:
                 self._due_order = [(ms, name) for name, ms in self._due_ms.items()]
                 heapq.heapify(self._due_order)
+
+
+@final
+class CatchUp:
+    """A read that has to wait until the recent events are indexed, a slice a turn."""
+
+    def __init__(self, recent: Recent, read: Callable[[], Awaitable[Outcome | Slow]]) -> None:
+        self._recent: Final = recent
+        self._read: Final = read
+        self._rest: Slow | None = None
+
+    async def advance(self) -> Outcome | None:
+        if self._rest is not None:
+            return await self._rest.advance()
+        self._recent.index(_INDEXED_AT_ONCE)
+        if self._recent.behind:
+            return None
+        read = await self._read()
+        if isinstance(read, Done | Refused):
+            return read
+        self._rest = read
+        return None

@@ -12,6 +12,8 @@ from moxy.core.events import EVENT_TYPES, AnyEvent, Enqueued, Event, TaskEvent
 
 EVENTS_MAX: Final = 100_000
 PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
+_PAGE: Final = 4000
+"""Most events of one page: a page is indexed in one go."""
 
 # isinstance() on a struct's class is ten times slower than a look into a set.
 _OF_A_QUEUE: Final[frozenset[type[Event]]] = frozenset(kind for kind in EVENT_TYPES if not issubclass(kind, TaskEvent))
@@ -31,39 +33,59 @@ class _Window:
 
 @final
 class Recent:
-    """At most `events_max` events over all queues, and at most `payload_bytes_max` of payload in them."""
+    """At most `events_max` events over all queues, and at most `payload_bytes_max` of payload in them.
 
-    __slots__ = ("_bytes", "_bytes_max", "_events_max", "_order", "_windows")
+    Events come in pages, one or more a turn, and are indexed when somebody asks: most are let go of without that anybody did.
+    """
+
+    __slots__ = ("_bytes", "_bytes_max", "_count", "_events_max", "_indexed", "_pages", "_windows")
 
     def __init__(self, events_max: int = EVENTS_MAX, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
         self._events_max: Final = events_max
         self._bytes_max: Final = payload_bytes_max
         self._bytes = 0
-        self._order: Final[deque[str]] = deque()
+        self._count = 0
+        self._pages: Final[deque[list[AnyEvent]]] = deque()
+        self._indexed = 0
+        """How many of the first pages are in the windows."""
         self._windows: Final[dict[str, _Window]] = {}
 
     def add(self, events: Iterable[AnyEvent]) -> None:
         """Take committed events, and let go of the oldest beyond the limits."""
-        order, windows = self._order, self._windows
-        for event in events:
-            window = windows.get(event.queue)
-            if window is None:
-                window = windows[event.queue] = _Window()
-            window.events.append(event)
-            order.append(event.queue)
-            if type(event) in _OF_A_QUEUE:
-                continue
-            if type(event) is Enqueued:
-                self._bytes += len(event.payload)
-            number = cast(TaskEvent, event).number
-            known = window.by_task.get(number)
-            if known is None:
-                window.by_task[number] = [event]
-                window.names[cast(TaskEvent, event).task_id] = number
-            else:
-                known.append(event)
-        while len(order) > self._events_max or (self._bytes > self._bytes_max and order):
-            self._drop(order.popleft())
+        events = list(events)
+        for at in range(0, len(events), _PAGE):
+            self._pages.append(events[at : at + _PAGE])
+        self._count += len(events)
+        self._bytes += _payload_bytes(events)
+        while self._count > self._events_max or (self._bytes > self._bytes_max and self._count):
+            self._drop()
+
+    @property
+    def behind(self) -> int:
+        """How many pages are not indexed yet. What is asked below is answered from those that are."""
+        return len(self._pages) - self._indexed
+
+    def index(self, events: int) -> None:
+        """Index pages, the oldest first, until all are or about so many events are."""
+        windows = self._windows
+        while events > 0 and self._indexed < len(self._pages):
+            page = self._pages[self._indexed]
+            self._indexed += 1
+            events -= len(page)
+            for event in page:
+                window = windows.get(event.queue)
+                if window is None:
+                    window = windows[event.queue] = _Window()
+                window.events.append(event)
+                if type(event) in _OF_A_QUEUE:
+                    continue
+                number = cast(TaskEvent, event).number
+                known = window.by_task.get(number)
+                if known is None:
+                    window.by_task[number] = [event]
+                    window.names[cast(TaskEvent, event).task_id] = number
+                else:
+                    known.append(event)
 
     def horizon(self, queue: str, last_seq: int) -> int:
         """The sequence number from which on the window holds every event of the queue."""
@@ -86,13 +108,28 @@ class Recent:
             return []
         return list(window.by_task.get(window.names.get(task_id, 0), ()))
 
-    def _drop(self, queue: str) -> None:
-        """Forget the queue's oldest event."""
-        window = self._windows[queue]
-        event = window.events.popleft()
+    def _drop(self) -> None:
+        """Forget the oldest page, or the first events of it if that will do."""
+        page = self._pages[0]
+        count = max(self._count - self._events_max, _leading(page, self._bytes - self._bytes_max))
+        if count >= len(page):
+            gone = self._pages.popleft()
+        else:
+            gone = page[:count]
+            del page[:count]
+        self._count -= len(gone)
+        self._bytes -= _payload_bytes(gone)
+        if self._indexed:
+            for event in gone:
+                self._unindex(event)
+            if gone is page:
+                self._indexed -= 1
+
+    def _unindex(self, event: AnyEvent) -> None:
+        """The oldest event of its queue goes."""
+        window = self._windows[event.queue]
+        window.events.popleft()
         if type(event) not in _OF_A_QUEUE:
-            if type(event) is Enqueued:
-                self._bytes -= len(event.payload)
             number, task_id = cast(TaskEvent, event).number, cast(TaskEvent, event).task_id
             known = window.by_task[number]
             known.pop(0)
@@ -101,4 +138,18 @@ class Recent:
                 if window.names.get(task_id) == number:
                     del window.names[task_id]
         if not window.events:
-            del self._windows[queue]
+            del self._windows[event.queue]
+
+
+def _payload_bytes(events: list[AnyEvent]) -> int:
+    return sum([len(event.payload) for event in events if type(event) is Enqueued])
+
+
+def _leading(events: list[AnyEvent], payload_bytes: int) -> int:
+    """How many of the first events hold at least so many bytes of payload; all, if they do not."""
+    for count, event in enumerate(events):
+        if payload_bytes <= 0:
+            return count
+        if type(event) is Enqueued:
+            payload_bytes -= len(event.payload)
+    return len(events)
