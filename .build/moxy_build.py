@@ -28,6 +28,7 @@ from setuptools.command.sdist import sdist
 COMPILED = (
     "moxy.backends.memory",
     "moxy.backends.recent",
+    "moxy.core.batch",
     "moxy.core.decider",
     "moxy.core.effects",
     "moxy.core.globs",
@@ -40,7 +41,9 @@ COMPILED = (
     "moxy.core.state",
     "moxy.core.views",
     "moxy.journal.codec",
+    "moxy.server.lane",
     "moxy.wire.arguments",
+    "moxy.wire.replies",
     "moxy.wire.resp",
     "moxy.wire.scan",
 )

@@ -322,7 +322,7 @@ def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, 
     )
     memory = MemoryBackend(clock, RandomIds(), config.policy, states)
     memory.recent.add(
-        event for _, event in journal.read(max(journal.horizon, recovered.last_sequence - EVENTS_MAX + 1))
+        [event for _, event in journal.read(max(journal.horizon, recovered.last_sequence - EVENTS_MAX + 1))]
     )
     # A snapshot's thread and the loop share the interpreter: hand over often, so that no command waits for long.
     sys.setswitchinterval(0.0005)

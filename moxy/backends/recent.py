@@ -5,18 +5,23 @@ Older events are in the log on disk, if there is one; `horizon` says where the w
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, cast, final
+
+import msgspec
 
 from moxy.core.events import EVENT_TYPES, AnyEvent, Enqueued, Event, TaskEvent
 
 EVENTS_MAX: Final = 100_000
-PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
+BYTES_MAX: Final = 64 * 1024 * 1024
 _PAGE: Final = 4000
 """Most events of one page: a page is indexed in one go."""
 
 # isinstance() on a struct's class is ten times slower than a look into a set.
 _OF_A_QUEUE: Final[frozenset[type[Event]]] = frozenset(kind for kind in EVENT_TYPES if not issubclass(kind, TaskEvent))
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(list[AnyEvent])
 
 
 @final
@@ -33,32 +38,45 @@ class _Window:
 
 @final
 class Recent:
-    """At most `events_max` events over all queues, and at most `payload_bytes_max` of payload in them.
+    """At least the last `events_max` events over all queues, and at most `bytes_max` bytes of them.
 
-    Events come in pages, one or more a turn, and are indexed when somebody asks: most are let go of without that anybody did.
+    Events come in pages, one or more a turn. A page is kept as bytes: so the events' own memory serves the next turn,
+    while it is still in the processor's cache. It is read and indexed when somebody asks; most pages are let go of
+    without that anybody did.
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_count", "_events_max", "_indexed", "_pages", "_windows")
 
-    def __init__(self, events_max: int = EVENTS_MAX, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
+    def __init__(self, events_max: int = EVENTS_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._events_max: Final = events_max
-        self._bytes_max: Final = payload_bytes_max
+        self._bytes_max: Final = bytes_max
         self._bytes = 0
         self._count = 0
-        self._pages: Final[deque[list[AnyEvent]]] = deque()
+        self._pages: Final[deque[tuple[int, bytes]]] = deque()
+        """How many events, and they themselves."""
         self._indexed = 0
         """How many of the first pages are in the windows."""
         self._windows: Final[dict[str, _Window]] = {}
 
-    def add(self, events: Iterable[AnyEvent]) -> None:
-        """Take committed events, and let go of the oldest beyond the limits."""
-        events = list(events)
+    def add(self, events: Sequence[AnyEvent]) -> None:
+        """Take committed events, and let go of the oldest pages beyond the limits."""
         for at in range(0, len(events), _PAGE):
-            self._pages.append(events[at : at + _PAGE])
-        self._count += len(events)
-        self._bytes += _payload_bytes(events)
-        while self._count > self._events_max or (self._bytes > self._bytes_max and self._count):
-            self._drop()
+            some = events[at : at + _PAGE]
+            page = _encoder.encode(some)
+            self._pages.append((len(some), page))
+            self._count += len(some)
+            self._bytes += len(page)
+        while self._pages:
+            count, page = self._pages[0]
+            if self._count - count < self._events_max and self._bytes <= self._bytes_max:
+                break
+            self._pages.popleft()
+            self._count -= count
+            self._bytes -= len(page)
+            if self._indexed:
+                self._indexed -= 1
+                for event in _decoder.decode(page):
+                    self._unindex(event)
 
     @property
     def behind(self) -> int:
@@ -69,10 +87,10 @@ class Recent:
         """Index pages, the oldest first, until all are or about so many events are."""
         windows = self._windows
         while events > 0 and self._indexed < len(self._pages):
-            page = self._pages[self._indexed]
+            count, page = self._pages[self._indexed]
             self._indexed += 1
-            events -= len(page)
-            for event in page:
+            events -= count
+            for event in _decoder.decode(page):
                 window = windows.get(event.queue)
                 if window is None:
                     window = windows[event.queue] = _Window()
@@ -108,23 +126,6 @@ class Recent:
             return []
         return list(window.by_task.get(window.names.get(task_id, 0), ()))
 
-    def _drop(self) -> None:
-        """Forget the oldest page, or the first events of it if that will do."""
-        page = self._pages[0]
-        count = max(self._count - self._events_max, _leading(page, self._bytes - self._bytes_max))
-        if count >= len(page):
-            gone = self._pages.popleft()
-        else:
-            gone = page[:count]
-            del page[:count]
-        self._count -= len(gone)
-        self._bytes -= _payload_bytes(gone)
-        if self._indexed:
-            for event in gone:
-                self._unindex(event)
-            if gone is page:
-                self._indexed -= 1
-
     def _unindex(self, event: AnyEvent) -> None:
         """The oldest event of its queue goes."""
         window = self._windows[event.queue]
@@ -139,17 +140,3 @@ class Recent:
                     del window.names[task_id]
         if not window.events:
             del self._windows[event.queue]
-
-
-def _payload_bytes(events: list[AnyEvent]) -> int:
-    return sum([len(event.payload) for event in events if type(event) is Enqueued])
-
-
-def _leading(events: list[AnyEvent], payload_bytes: int) -> int:
-    """How many of the first events hold at least so many bytes of payload; all, if they do not."""
-    for count, event in enumerate(events):
-        if payload_bytes <= 0:
-            return count
-        if type(event) is Enqueued:
-            payload_bytes -= len(event.payload)
-    return len(events)

@@ -446,7 +446,7 @@ def test_a_reader_of_events_hears_of_them_when_they_are_committed_not_before() -
 
 
 def test_recent_events_are_bounded_and_their_index_with_them() -> None:
-    recent = Recent(events_max=10, payload_bytes_max=1000)
+    recent = Recent(events_max=10, bytes_max=1000)
     for seq in range(1, 101):
         recent.add([Enqueued("jobs", seq, T0, seq, f"t{seq}", b"x" * 10)])
         if seq % 7 == 0:
