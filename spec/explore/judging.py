@@ -124,9 +124,10 @@ def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], aft
     purged = any(isinstance(event, Purged) for event in events)
     redriven = {event.number for event in events if isinstance(event, Redriven)}
     charged = _charged(events)
+    tasks = dict(after.tasks)
     for number, old in before.tasks.items():
-        new = after.tasks.get(number)
-        if new is old:
+        new = tasks.get(number)
+        if new == old:
             continue
         if number not in named and not (purged and new is None):
             raise Broken(f"I12: task {old.task_id!r} changed, and no event says so")
