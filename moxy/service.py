@@ -422,9 +422,7 @@ class Service:
             if not deliveries:
                 self._woken.pop(queue, None)
                 continue
-            if (
-                arrival in self._waiters
-            ):  # else the client went meanwhile, and the leases go back at the end of the turn
+            if arrival in self._waiters:  # else its client went, and the leases go back at the end of the turn
                 self._forget_waiter(arrival)
             self._answer(waiter.request, deliveries if isinstance(deliveries, Refused) else Done(deliveries))
 

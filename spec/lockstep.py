@@ -34,6 +34,14 @@ class Say:
 
 
 @dataclass(frozen=True)
+class SayAll:
+    """Commands of one client in one go, none of which waits for anything."""
+
+    client: str
+    argvs: tuple[tuple[bytes, ...], ...]
+
+
+@dataclass(frozen=True)
 class ListByPage:
     """QUEUES from its first page to its last."""
 
@@ -85,7 +93,7 @@ class Snapshot:
     """A snapshot is taken."""
 
 
-Step: TypeAlias = Say | ListByPage | Wait | Disconnect | LoseReply | Restart | Tear | Snapshot
+Step: TypeAlias = Say | SayAll | ListByPage | Wait | Disconnect | LoseReply | Restart | Tear | Snapshot
 
 _ENDINGS: Final[dict[Ending, str]] = {
     "stop": "the server is stopped",
@@ -148,6 +156,8 @@ class Pair:
         self._steps.append(step)
         if isinstance(step, Say):
             self._say(step)
+        elif isinstance(step, SayAll):
+            self._say_all(step)
         elif isinstance(step, ListByPage):
             self._list(step)
         elif isinstance(step, Wait):
@@ -195,6 +205,16 @@ class Pair:
             self.tally.moves["a wait begins"] += 1
         reply = self._do(self.system.execute, step.client, step.argv, self.now_ms)
         self._compare("the reply", _as_modelled(step.argv, reply), expected)
+
+    def _say_all(self, step: SayAll) -> None:
+        assert self.system.pipelining is not None
+        expected = [plain(self.model.execute(argv, self.now_ms, step.client)) for argv in step.argvs]
+        for argv, reply in zip(step.argvs, expected, strict=True):
+            self._lines.append(f"{step.client}>> {' '.join(map(shown, argv))}\n   {told(reply)}")
+            self._count(reply)
+            self._keep_leases(reply)
+        replies = self._do(self.system.pipelining.execute_all, step.client, step.argvs, self.now_ms)
+        self._compare("the replies", replies, expected)
 
     def _restart(self, step: Restart) -> None:
         """Whatever the end, the model loses nothing but its connections: that is what mode `always` promises."""
@@ -350,7 +370,7 @@ def play(factory: SystemFactory, steps: Iterable[Step]) -> Mismatch | None:
     pair = Pair(factory(), Tally())
     try:
         for step in steps:
-            if not isinstance(step, Say | ListByPage | Tear) or step.client not in pair.waiting:
+            if not isinstance(step, Say | SayAll | ListByPage | Tear) or step.client not in pair.waiting:
                 pair.take(step)
     except Mismatch as mismatch:
         return mismatch
@@ -391,6 +411,9 @@ def _shorter(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
 def _less(step: Step) -> Iterator[Step]:
     if isinstance(step, Restart) and step.down_ms:
         yield replace(step, down_ms=0)
+    if isinstance(step, SayAll):
+        for at in range(len(step.argvs)):
+            yield replace(step, argvs=step.argvs[:at] + step.argvs[at + 1 :])
     if not isinstance(step, Say):
         return
     if step.late:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
+from moxy.server.doors import Listener
+
 T = TypeVar("T")
 
 
@@ -81,7 +83,7 @@ class SimLoop(asyncio.SelectorEventLoop):
 class SimTransport(asyncio.Transport):
     """One end of a connection. Bytes arrive at the other end late, cut anywhere, in order, or never."""
 
-    def __init__(self, loop: SimLoop, protocol: asyncio.Protocol, name: str) -> None:
+    def __init__(self, loop: SimLoop, protocol: Listener, name: str) -> None:
         super().__init__()
         self._loop = loop
         self._protocol = protocol
@@ -177,7 +179,7 @@ class SimTransport(asyncio.Transport):
                 self._loop.call_soon(self._deliver)
 
 
-def connect(loop: SimLoop, server: asyncio.Protocol, client: asyncio.Protocol, name: str) -> SimTransport:
+def connect(loop: SimLoop, server: Listener, client: asyncio.Protocol, name: str) -> SimTransport:
     """A connection between two protocols; the client's end."""
     near, far = SimTransport(loop, client, name), SimTransport(loop, server, name)
     near.peer, far.peer = far, near

@@ -33,6 +33,13 @@ class Durable(Protocol):
         """Take a snapshot, which must change nothing that can be seen."""
 
 
+class Pipelining(Protocol):
+    """What a system can do besides whose clients need not wait for a reply before they say more."""
+
+    def execute_all(self, client: str, argvs: Sequence[Sequence[bytes]], now_ms: int) -> list[Plain]:
+        """Commands of a client that does not wait, in one go, none of which may wait; their replies."""
+
+
 class System(Protocol):
     """One queue server and its clients, who are known by name and connect when they first say something.
 
@@ -46,6 +53,8 @@ class System(Protocol):
     """Whether an argument over 1 MiB comes through to be refused; a wire breaks the connection before."""
     durable: Durable | None
     """How to end and start it; None when nothing would be left then."""
+    pipelining: Pipelining | None
+    """How to say several commands in one go; None when each is asked for its reply."""
 
     def execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
         """One command of a client that does not wait; its reply, or BLOCKED."""

@@ -13,7 +13,7 @@ import pytest
 from moxy import form
 
 ROOT = Path(__file__).parents[1]
-COMPILED_ROOMS = ("backends", "core", "journal", "wire")
+COMPILED_ROOMS = ("backends", "core", "journal", "server", "wire")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_every_module_of_a_compiled_room_is_compiled_or_has_a_reason_not_to_be(b
         for path in (ROOT / "moxy" / room).glob("*.py")
         if path.name != "__init__.py"
     }
-    assert set(listed) == there
+    assert {name for name in listed if name.split(".")[1] in COMPILED_ROOMS} == there
 
 
 def test_no_compiled_module_defines_a_struct(build: ModuleType) -> None:

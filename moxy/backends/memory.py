@@ -47,13 +47,14 @@ class MemoryBackend:
         ids: IdSource,
         policy: Policy | None = None,
         states: Mapping[str, QueueState] | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self._clock: Final = clock
         self._ids: Final = ids
         self._policy: Final = policy or Policy()
         self._queues: dict[str, QueueState] = {}
         self._totals_at_start: dict[str, Totals] = {}
-        self.recent: Final = Recent()
+        self.recent: Final = recent or Recent()
         self.uncommitted: list[AnyEvent] = []
         """The events of this turn so far, in the order in which they were decided."""
         self._before: dict[str, QueueState | None] = {}

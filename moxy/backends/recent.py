@@ -10,7 +10,7 @@ from typing import Final, cast, final
 
 import msgspec
 
-from moxy.core.events import EVENT_TYPES, AnyEvent, Enqueued, Event, TaskEvent
+from moxy.core.events import EVENT_TYPES, AnyEvent, Event, TaskEvent
 
 EVENTS_MAX: Final = 100_000
 BYTES_MAX: Final = 64 * 1024 * 1024

@@ -98,7 +98,7 @@ def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> No
     if changes is not None:
         _undo_changes(h, changes)
     if isinstance(e, TaskEvent):
-        was = changes.task if changes is not None else _as_entry(before)
+        was = before.task if isinstance(before, Changes) else before
         h.swap(h.task(e.number), None if was is None else unfold(e.number, was))
         h.counts[_COUNT_OF[type(e)]] -= 1
         if isinstance(e, Enqueued):
@@ -131,11 +131,6 @@ def _undo_changes(h: Heart, changes: Changes) -> None:
         h.forget(task_id)
     for task_id, until_ms, number in changes.forgot:
         h.remember(task_id, until_ms, number)
-
-
-def _as_entry(before: Undo) -> Entry | None:
-    assert not isinstance(before, Changes)
-    return before
 
 
 # What happens often

@@ -8,12 +8,13 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, Protocol, final
+from typing import Final, Literal, Protocol, cast, final
 
 Form = Literal["auto", "epoll", "asyncio"]
 """Who looks after the sockets: the tick, or a transport of the loop for each. auto: the tick where there is epoll."""
 
 _BACKLOG: Final = 1024
+_KEEPALIVE_S: Final = 60
 
 
 class Driver(Protocol):
@@ -24,6 +25,28 @@ class Driver(Protocol):
 
     def run_turn(self) -> bool:
         """All that was ready has been read: run a turn if one is wanted. False: it goes on beside the loop."""
+
+
+class Listener(Protocol):
+    """Who is told what happens on one client's transport: an asyncio.Protocol in all but name."""
+
+    def connection_made(self, base: asyncio.BaseTransport) -> None:
+        """It begins."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+
+    def eof_received(self) -> bool | None:
+        """No more will come. Whether the other direction is to stay open."""
+
+    def pause_writing(self) -> None:
+        """The kernel did not take everything."""
+
+    def resume_writing(self) -> None:
+        """Now it has."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
 
 
 class Door(Protocol):
@@ -46,14 +69,15 @@ class Door(Protocol):
 class LoopDoor:
     """A transport of the loop for each client: for systems without epoll."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, make_protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, make_protocol: Callable[[], Listener]) -> None:
         self._loop: Final = loop
         self._make_protocol: Final = make_protocol
         self._servers: list[asyncio.Server] = []
 
     async def open(self, listeners: Sequence[socket.socket]) -> None:
         for listener in listeners:
-            self._servers.append(await self._loop.create_server(self._make_protocol, sock=listener, backlog=_BACKLOG))
+            make_protocol = cast(Callable[[], asyncio.Protocol], self._make_protocol)
+            self._servers.append(await self._loop.create_server(make_protocol, sock=listener, backlog=_BACKLOG))
 
     def stop_accepting(self) -> None:
         for server in self._servers:
@@ -66,7 +90,7 @@ class LoopDoor:
         self.stop_accepting()
 
 
-def open_door(form: Form, driver: Driver, make_protocol: Callable[[], asyncio.Protocol], busy_poll_us: int) -> Door:
+def open_door(form: Form, driver: Driver, make_protocol: Callable[[], Listener], busy_poll_us: int) -> Door:
     """The door of that form, in the running loop."""
     loop = asyncio.get_running_loop()
     if form == "epoll" or (form == "auto" and hasattr(select, "epoll")):
@@ -96,3 +120,13 @@ async def listen(host: str, port: int) -> list[socket.socket]:
             listener.close()
         raise
     return listeners
+
+
+def keep_alive(sock: socket.socket | None) -> None:
+    """Have the kernel notice a peer that is gone without a word, within about two minutes."""
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", _KEEPALIVE_S), ("TCP_KEEPINTVL", _KEEPALIVE_S // 4), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

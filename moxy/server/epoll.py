@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast, final
 
-from moxy.server.doors import Driver
+from moxy.server.doors import Driver, Listener
 
 _EVENTS_MAX: Final = 1024
 _ACCEPTS_MAX: Final = 256
@@ -43,7 +43,7 @@ class Tick:
         self,
         loop: asyncio.AbstractEventLoop,
         driver: Driver,
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[], Listener],
         busy_poll_us: int,
     ) -> None:
         self._loop: Final = loop
@@ -171,7 +171,7 @@ class Pipe:
         pipes: "dict[int, Pipe]",
         client: socket.socket,
         peername: object,
-        protocol: asyncio.Protocol,
+        protocol: Listener,
     ) -> None:
         self._loop: Final = loop
         self._epoll: Final = epoll

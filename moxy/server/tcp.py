@@ -9,7 +9,6 @@ A turn that waits for nothing is run where it is wanted, without a task or a fut
 """
 
 import asyncio
-import socket
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any, Final, Protocol, cast, final
@@ -18,7 +17,7 @@ from moxy.backends.base import Backend, Clock
 from moxy.core.events import AnyEvent
 from moxy.requests import Client, Turn
 from moxy.server.connection import HELD_BACK_BYTES_MAX, Connection
-from moxy.server.doors import Door, Form, listen, open_door
+from moxy.server.doors import Door, Form, keep_alive, listen, open_door
 from moxy.server.greetings import Greetings
 from moxy.server.lane import Lane
 from moxy.server.session import Session
@@ -27,7 +26,6 @@ from moxy.service import Service
 OUTPUT_BYTES_MAX: Final = 256 * 1024 * 1024
 """Replies that may wait for a client that does not read; beyond it the client is cut off."""
 
-_KEEPALIVE_S: Final = 60
 _GOODBYE_S: Final = 5.0
 
 
@@ -242,12 +240,12 @@ class Server:
             self._greetings.commands += len(turn.answered)
             self._greetings.blocked = self.service.blocked
             self._reply(turn)
+            for observe in self._observers:
+                observe(turn.events)
             unseen, self._unseen = self._unseen, []
             for link in unseen:
                 if not is_last:  # else it would be carried out, and nobody told
                     link.look()
-            for observe in self._observers:
-                observe(turn.events)
             if self.service.has_work:
                 self._want_turn()  # not at once: the sockets come first
             self._set_timer()
@@ -341,8 +339,9 @@ def _resumed(turn: Coroutine[Any, Any, Turn], waits_for: object) -> Generator[ob
 
 
 @final
-class Link(asyncio.Protocol):
-    """A connection on a TCP transport. Whatever the kernel does not take at once stops the reading (back-pressure)."""
+class Link:
+    """A connection on a TCP transport, as a `doors.Listener`. Whatever the kernel does not take at once stops the
+    reading (back-pressure)."""
 
     def __init__(self, server: Server) -> None:
         self._server: Final = server
@@ -366,7 +365,7 @@ class Link(asyncio.Protocol):
             return
         # With a mark of 0 the transport tells exactly when all is with the kernel, and when it is not.
         transport.set_write_buffer_limits(0)
-        _keep_alive(transport.get_extra_info("socket"))
+        keep_alive(transport.get_extra_info("socket"))
         self._server.joined(self._connection, self)
 
     def data_received(self, data: bytes) -> None:
@@ -498,13 +497,3 @@ class Link(asyncio.Protocol):
         if self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = False
             self._transport.pause_reading()
-
-
-def _keep_alive(sock: socket.socket | None) -> None:
-    """Have the kernel notice a peer that is gone without a word, within about two minutes."""
-    if sock is None:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", _KEEPALIVE_S), ("TCP_KEEPINTVL", _KEEPALIVE_S // 4), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -33,7 +33,7 @@ from moxy.wire.table import find
 from spec import system
 from spec.adapters.values import canonical, plain_value
 from spec.model import Refusal
-from spec.system import Durable, Plain
+from spec.system import Durable, Pipelining, Plain
 
 
 class CoreSystem:
@@ -42,6 +42,7 @@ class CoreSystem:
     can_block = False
     takes_megabytes = True
     durable: Durable | None = None
+    pipelining: Pipelining | None = None
 
     def __init__(self) -> None:
         self.states: dict[str, QueueState] = {}

@@ -159,7 +159,7 @@ class TwoOnRedis(RedisSystem):
         super().settle()
         assert isinstance(self.backend, RedisBackend)
         while self.backend.fellows.has_news:
-            self.heard(self.deployment.drive(self.service.turn()).answered)
+            self.heard(self.deployment.drive(self.service.turn()))
             super().settle()
 
 

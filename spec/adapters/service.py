@@ -13,16 +13,17 @@ from moxy.backends.memory import MemoryBackend
 from moxy.core.commands import Intent
 from moxy.core.errors import Refused
 from moxy.core.state import QueueState
-from moxy.requests import Request
+from moxy.requests import Request, Turn
 from moxy.server.connection import Connection
 from moxy.server.greetings import Greetings
+from moxy.server.lane import Lane
 from moxy.server.session import Session
 from moxy.service import Service
 from moxy.wire.table import Row, find
 from spec import system
 from spec.adapters.values import Decoder, canonical, cut, encode_command, in_resp3_shape, plain_value
 from spec.model import BLOCKED, Refusal
-from spec.system import Durable, Plain
+from spec.system import Durable, Pipelining, Plain
 
 T = TypeVar("T")
 
@@ -109,6 +110,7 @@ class OverService(Generic[P]):
 
     can_block = True
     durable: Durable | None = None
+    pipelining: Pipelining | None = None
 
     def __init__(self, deployment: Callable[[], Deployment] = InMemory) -> None:
         self.clock = SettableClock()
@@ -141,16 +143,19 @@ class OverService(Generic[P]):
     def settle(self) -> None:
         """Turns, for as long as something arrived or is due."""
         for _ in range(_TURNS_MAX):
-            if not self.service.has_work and not self.is_late():
+            if not self.has_work() and not self.is_late():
                 return
-            self.heard(self.deployment.drive(self.service.turn()).answered)
+            self.heard(self.deployment.drive(self.service.turn()))
         raise AssertionError("due work is not done: turn after turn, the service says that there is some")
+
+    def has_work(self) -> bool:
+        return self.service.has_work
 
     def is_late(self) -> bool:
         wake_ms = self.service.next_wake_ms()
         return wake_ms is not None and wake_ms <= self.clock.ms
 
-    def heard(self, answered: Sequence[Request]) -> None:
+    def heard(self, turn: Turn) -> None:
         raise NotImplementedError
 
 
@@ -186,8 +191,8 @@ class ServiceSystem(OverService[Person]):
             self.service.disconnected(person)
         self.settle()
 
-    def heard(self, answered: Sequence[Request]) -> None:
-        for request in answered:
+    def heard(self, turn: Turn) -> None:
+        for request in turn.answered:
             person = request.client
             assert isinstance(person, Person)
             assert person.row is not None
@@ -218,19 +223,40 @@ class ConnectionSystem(OverService[_Talker]):
 
     def __init__(self, protocol: int, deployment: Callable[[], Deployment] = InMemory) -> None:
         super().__init__(deployment)
+        self.pipelining = self
         self._protocol = protocol
         self._greetings = Greetings(self.backend, self.clock)
+        plain = self.backend.plain()
+        self._lane = None if plain is None else Lane(plain, self.service, self.clock)
         self._chance = random.Random(0)
 
     def execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
+        talker = self._talker(client)
+        self.clock.ms = now_ms
+        reply = self._say(talker, argv)
+        return BLOCKED if reply is None else in_resp3_shape(argv, reply[0])
+
+    def execute_all(self, client: str, argvs: Sequence[Sequence[bytes]], now_ms: int) -> list[Plain]:
+        talker = self._talker(client)
+        self.clock.ms = now_ms
+        assert not talker.argv, "a client that waits was made to speak"
+        self._hear(talker, b"".join(map(encode_command, argvs)))
+        self.settle()
+        self._read(talker)
+        replies: list[Plain] = []
+        for argv in argvs:
+            reply = talker.decoder.next()
+            assert reply is not None, f"no reply to {argv}"
+            replies.append(in_resp3_shape(argv, reply[0]))
+        return replies
+
+    def _talker(self, client: str) -> _Talker:
         if client not in self.clients:
-            talker = _Talker(Connection(Session(len(self.clients) + 1, f"peer of {client}"), self._greetings))
-            self.clients[client] = talker
+            session = Session(len(self.clients) + 1, f"peer of {client}")
+            talker = self.clients[client] = _Talker(Connection(session, self._greetings, self._lane))
             hello = self._say(talker, [b"HELLO", b"%d" % self._protocol, b"SETNAME", client.encode()])
             assert hello is not None, "HELLO has no reply"
-        self.clock.ms = now_ms
-        reply = self._say(self.clients[client], argv)
-        return BLOCKED if reply is None else in_resp3_shape(argv, reply[0])
+        return self.clients[client]
 
     def disconnect(self, client: str, now_ms: int) -> None:
         self.clock.ms = now_ms
@@ -239,20 +265,23 @@ class ConnectionSystem(OverService[_Talker]):
             self.service.disconnected(talker.connection)
         self.settle()
 
-    def heard(self, answered: Sequence[Request]) -> None:
+    def has_work(self) -> bool:
+        return self.service.has_work or bool(self._lane and self._lane.commands)
+
+    def heard(self, turn: Turn) -> None:
+        if self._lane is not None:
+            self._lane.turn_over(turn.refused)
+            self._lane.commands = 0
         for name, talker in self.clients.items():
-            if any(request.client is talker.connection for request in answered):
-                self._read(talker)
-                if talker.argv and (reply := talker.decoder.next()):
-                    self.answers.append((name, in_resp3_shape(talker.argv, reply[0])))
-                    talker.argv = ()
+            self._read(talker)
+            if talker.argv and (reply := talker.decoder.next()):
+                self.answers.append((name, in_resp3_shape(talker.argv, reply[0])))
+                talker.argv = ()
 
     def _say(self, talker: _Talker, argv: Sequence[bytes]) -> tuple[Plain] | None:
         assert not talker.argv, "a client that waits was made to speak"
-        for part in cut(encode_command(argv), self._chance):
-            for request in talker.connection.receive(part):
-                self.service.submit(request)
-        if not self.service.has_work:
+        self._hear(talker, encode_command(argv))
+        if not self.has_work():
             self._read(talker)
         own = len(self.answers)
         talker.argv = argv
@@ -266,6 +295,10 @@ class ConnectionSystem(OverService[_Talker]):
         if reply is not None:
             talker.argv = ()
         return reply
+
+    def _hear(self, talker: _Talker, data: bytes) -> None:
+        for part in cut(data, self._chance):
+            self.service.submit_all(talker.connection.receive(part))
 
     def _read(self, talker: _Talker) -> None:
         for part in cut(talker.connection.take_output(), self._chance):

@@ -16,7 +16,7 @@ from spec import system
 from spec.adapters.service import Deployment, InMemory, SettableClock, ZeroIds
 from spec.adapters.values import Decoder, canonical, cut, encode_command, in_resp3_shape
 from spec.model import BLOCKED
-from spec.system import Durable, Plain
+from spec.system import Durable, Pipelining, Plain
 
 _PATIENCE_S: Final = 10.0
 """How long a socket may take to bring what must come. Nothing waits that long unless something is wrong."""
@@ -63,8 +63,10 @@ class SocketSystem:
     can_block = True
     takes_megabytes = False
     durable: Durable | None = None
+    pipelining: Pipelining | None
 
     def __init__(self, protocol: int, deployment: Callable[[], Deployment] = InMemory) -> None:
+        self.pipelining = self
         self._protocol = protocol
         self._chance = random.Random(0)
         self._clock = SettableClock()
@@ -78,6 +80,9 @@ class SocketSystem:
 
     def execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
         return self._loop.run_until_complete(self._execute(client, argv, now_ms))
+
+    def execute_all(self, client: str, argvs: Sequence[Sequence[bytes]], now_ms: int) -> list[Plain]:
+        return self._loop.run_until_complete(self._execute_all(client, argvs, now_ms))
 
     def tick(self, now_ms: int) -> None:
         self._loop.run_until_complete(self._tick(now_ms))
@@ -141,6 +146,22 @@ class SocketSystem:
             (reply,) = [(answer,) for name, answer in self._answers if name == client]
             self._answers = [answer for answer in self._answers if answer[0] != client]
         return BLOCKED if reply is None else in_resp3_shape(argv, reply[0])
+
+    async def _execute_all(self, client: str, argvs: Sequence[Sequence[bytes]], now_ms: int) -> list[Plain]:
+        if client not in self._callers:
+            self._callers[client] = await self._connect(client)
+        caller = self._callers[client]
+        assert not caller.waits_with, "a client that waits was made to speak"
+        await self._loop.sock_sendall(caller.sock, b"".join(map(encode_command, argvs)))
+        replies: list[Plain] = []
+        patience = _Patience(f"the replies to {argvs[:3]}")
+        while len(replies) < len(argvs):
+            if (reply := self._read(caller)) is None:
+                await patience.wait()
+            else:
+                replies.append(in_resp3_shape(argvs[len(replies)], reply[0]))
+        await self._settle(now_ms)
+        return replies
 
     async def _tick(self, now_ms: int) -> None:
         self._clock.ms = now_ms

@@ -56,6 +56,7 @@ class Report:
     can_block: bool
     takes_megabytes: bool
     is_durable: bool
+    can_pipeline: bool
     failure: str | None = None
 
     @property
@@ -64,6 +65,7 @@ class Report:
         tally = self.tally
         cannot = [] if self.can_block else ["fetch_and_wait", "wait_for_what_comes_back"]
         cannot += [] if self.takes_megabytes else ["too_big"]
+        cannot += [] if self.can_pipeline else ["pipeline"]
         cannot += [] if self.is_durable else [name for name in vars(Crashes) if name in _rule_names()]
         never = [f"rule {name}" for name in _rule_names() if not tally.rules[name] and name not in cannot]
         never += [f"reply {code}" for code in CODES if not tally.replies[code]]
@@ -132,7 +134,9 @@ def check(
         verbosity=Verbosity.quiet,
     )
     probe = factory()
-    report = Report(tally, probe.can_block, probe.takes_megabytes, probe.durable is not None)
+    report = Report(
+        tally, probe.can_block, probe.takes_megabytes, probe.durable is not None, probe.pipelining is not None
+    )
     probe.close()
     try:
         run_state_machine_as_test(machine, settings=profile)

@@ -6,7 +6,7 @@ What lives here: rules in which nothing is meant to be refused for its form. Wha
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from spec.lockstep import ListByPage
+from spec.lockstep import ListByPage, SayAll
 from spec.machine.steps import Steps
 from spec.machine.words import (
     BAD_LEASES,
@@ -19,6 +19,7 @@ from spec.machine.words import (
     lease_for_ms,
     payloads,
     picks,
+    pipelines,
     queue_names,
     small_ms,
 )
@@ -168,6 +169,37 @@ class Clients(Steps):
     def extend_to_the_limit(self, client: str, pick: int, more: bytes) -> None:
         held = self.held_with_a_limit()
         self.say("extend_to_the_limit", client, b"EXTEND", held[pick % len(held)], more)
+
+    # Both
+
+    @rule(client=client_names, queue=queue_names, payload=payloads, timeout=lease_for_ms)
+    def full_cycle(self, client: str, queue: bytes, payload: bytes, timeout: bytes) -> None:
+        """The three commands that nearly all of the work consists of, in their plain form."""
+        self.say("full_cycle", client, b"ENQUEUE", queue, payload)
+        self.say("full_cycle", client, b"FETCH", queue, timeout)
+        if self.pair.leases:
+            self.say("full_cycle", client, b"ACK", self.lease(0))
+
+    @precondition(lambda self: self.can_pipeline)
+    @rule(client=client_names, queue=queue_names, timeout=lease_for_ms, pick=picks, verbs=pipelines)
+    def pipeline(self, client: str, queue: bytes, timeout: bytes, pick: int, verbs: list[bytes]) -> None:
+        """Plain commands with a few others between them, none waiting for the reply to the one before."""
+        more = {
+            b"ENQUEUE": [queue, b"p"],
+            b"FETCH": [queue, timeout],
+            b"PEEK": [queue],
+            b"STATS": [queue],
+            b"MENQUEUE": [queue, b"p", b"q"],
+        }
+        argvs: list[tuple[bytes, ...]] = []
+        for verb in verbs:
+            if verb in more:
+                argvs.append((b"MOXY." + verb, *more[verb]))
+            elif self.pair.leases:
+                argvs.append((b"MOXY." + verb, self.lease(pick)))
+                pick += 1
+        if client := self.free(client):
+            self.step("pipeline", SayAll(client, tuple(argvs)))
 
     # Readers
 

@@ -27,6 +27,7 @@ class Steps(RuleBasedStateMachine):
         self.can_block = self.pair.system.can_block
         self.takes_megabytes = self.pair.system.takes_megabytes
         self.is_durable = self.pair.system.durable is not None
+        self.can_pipeline = self.pair.system.pipelining is not None
         self.tally.programs += 1
 
     @property

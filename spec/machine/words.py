@@ -27,6 +27,15 @@ lease_for_ms: Final = st.sampled_from((b"10", b"5", b"25", b"100", b"default", b
 picks: Final = st.sampled_from((0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 9, 14, 20))
 """Which of the leases so far: the live ones come first, then the void ones, the latest first in both."""
 
+pipelines: Final = st.lists(
+    st.sampled_from(
+        (*(b"ENQUEUE", b"FETCH", b"ACK") * 3, b"ENQUEUE", b"FETCH", b"NACK", b"PEEK", b"STATS", b"MENQUEUE"),
+    ),
+    min_size=1,
+    max_size=12,
+)
+"""Verbs of one pipeline."""
+
 BAD_NUMBERS: Final = (b"-1", b"x", b"", b"01", b"+1", b" 1", b"1.0", b"2592000001", b"9223372036854775808", b"\xff")
 BAD_QUEUES: Final = (b"", b"a b", b"{a}", b"a\n", b"\xff", b"x" * 256, b"\xc2\xa0", b"\xc2\x85", b"a{")
 BAD_IDS: Final = (b"", b"a b", b"\t", b"\xfe", b"x" * 129, b"\xe2\x80\x83")

@@ -77,9 +77,8 @@ class Looped:
 class Memory(Looped):
     def __init__(self, clock: FakeClock, policy: Policy | None, retain: int | None) -> None:
         super().__init__()
-        self.backend = self._memory = MemoryBackend(clock, ZeroIds(), policy)
-        if retain is not None:
-            self._memory.recent = Recent(retain)  # type: ignore[misc]
+        recent = None if retain is None else Recent(retain)
+        self.backend = self._memory = MemoryBackend(clock, ZeroIds(), policy, recent=recent)
 
     def states(self, queues: Sequence[str]) -> dict[str, QueueState]:
         return _some(self._memory.states(), queues)
@@ -93,9 +92,8 @@ class OnDisk(Looped):
     def __init__(self, directory: Path, clock: FakeClock, policy: Policy | None, retain: int | None) -> None:
         super().__init__()
         journal, recovered = Journal.open(OsDisk(str(directory)), 7, clock.now_ms(), 1 << 20)
-        self._memory = MemoryBackend(clock, ZeroIds(), policy, recovered.states)
-        if retain is not None:
-            self._memory.recent = Recent(retain)  # type: ignore[misc]
+        recent = None if retain is None else Recent(retain)
+        self._memory = MemoryBackend(clock, ZeroIds(), policy, recovered.states, recent)
         self.backend = DurableBackend(self._memory, journal, clock, "always", 1_000_000, None, None, SILENT)
 
     def states(self, queues: Sequence[str]) -> dict[str, QueueState]:

@@ -18,7 +18,6 @@ from moxy.core.events import AnyEvent, Enqueued, Leased
 from moxy.core.reading import different
 from moxy.core.reducer import Folding, apply, replay
 from moxy.core.state import QueueState, state_of
-from moxy.core.tasks import Task
 from tests.core import oracle
 from tests.core.oracle import Persistent, persistent
 from tests.core.support import T0, Q, dump

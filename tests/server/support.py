@@ -316,19 +316,23 @@ class House:
         await self.server.run()
 
 
-class SlowCommits:
-    """A backend whose commit takes its time; else the one that it is given."""
+class Tapped:
+    """The backend that it is given, with methods that a test may put others in the place of: compiled ones stay."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+class SlowCommits(Tapped):
+    """Its commit takes its time."""
 
     async def commit(self) -> None:
         for _ in range(50):
             await asyncio.sleep(0)
         await self._backend.commit()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
 
 
 @contextmanager
@@ -346,9 +350,8 @@ def serving(
     """
     clock = clock or FakeClock()
     said: list[House] = []
-    backend: Any = MemoryBackend(clock, ids or ZeroIds(), policy)
-    if slow_commits:
-        backend = SlowCommits(backend)
+    tap = SlowCommits if slow_commits else Tapped
+    backend: Any = tap(MemoryBackend(clock, ids or ZeroIds(), policy))
     server = Server(backend, clock, lambda event, **fields: said[0].say(event, **fields), form=FORM, **options)
     house = House(server, clock, LOOPS[loop]())
     said.append(house)

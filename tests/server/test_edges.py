@@ -7,11 +7,11 @@ import signal
 import socket
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from moxy.server.tcp import Link
+from moxy.requests import Request
 from tests.server.support import (
     MIB,
     Client,
@@ -363,13 +363,13 @@ def test_what_arrived_before_the_signal_is_answered(number: signal.Signals) -> N
 def test_what_arrives_together_with_the_stop_is_answered(moxy: House) -> None:
     with moxy.client() as client:
         assert client("PING") == Status("PONG")
-        touch = moxy.server.touch
+        submit_all = moxy.server.service.submit_all
 
-        def touch_and_stop(link: Link) -> None:
-            touch(link)
+        def submit_and_stop(requests: Sequence[Request]) -> None:
+            submit_all(requests)
             moxy.server.stop()
 
-        moxy.call(lambda: setattr(moxy.server, "touch", touch_and_stop))
+        moxy.call(lambda: setattr(moxy.server.service, "submit_all", submit_and_stop))
         assert client("MOXY.ENQUEUE", "jobs", "x")[0] == b"task_id"
         assert client.is_closed_by_server()
     moxy.join()
