@@ -27,21 +27,21 @@ from moxy.backends.memory import MemoryBackend
 from moxy.core import invariants
 from moxy.core.events import AnyEvent
 from moxy.core.lifecycle import PROCESSING
+from moxy.core.reducer import apply
 from moxy.core.state import QueueState
 from moxy.journal.disk import Disk
 from moxy.journal.journal import Journal
 from moxy.server.tcp import Link, Server
+from spec.simclients import Connection, History, Lost, Violation
 from spec.simdisk import SimDisk
 from spec.simloop import SimLoop, SimTransport, connect, run
 
 FAULTS = ("crash", "torn", "slow", "skew", "disconnect")
 QUEUES = ("jobs", "mails")
+PLAIN = "plain"
+"""A queue whose tasks have no options: what happens there goes through the fast lane."""
 SEEDS = Path(__file__).with_name("seeds.txt")
 _HOUR_MS = 3_600_000
-
-
-class Violation(AssertionError):
-    """Something that must never happen did."""
 
 
 class Clock:
@@ -63,112 +63,6 @@ class Ids:
 
     def seed(self) -> int:
         return self._rng.getrandbits(64)
-
-
-class Connection(asyncio.Protocol):
-    """A client's end: one command at a time; a reply, or None when the connection is gone and nobody knows."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-        self._waiting: asyncio.Future[Any] | None = None
-        self.transport: SimTransport | None = None
-        self.lost = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, SimTransport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        parsed = _parse(self._buffer, 0)
-        if parsed is not None and self._waiting is not None and not self._waiting.done():
-            value, end = parsed
-            self._buffer = self._buffer[end:]
-            self._waiting.set_result(value)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(Lost())
-
-    async def ask(self, *words: str | bytes | int) -> Any:
-        """Send a command and wait for its reply; `Lost` when the outcome is unknown."""
-        if self.lost or self.transport is None:
-            return Lost()
-        raw = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-        self._waiting = asyncio.get_running_loop().create_future()
-        parts = [b"*%d\r\n" % len(raw), *(b"$%d\r\n%b\r\n" % (len(word), word) for word in raw)]
-        self.transport.write(b"".join(parts))
-        return await self._waiting
-
-
-class Lost:
-    """No reply: the command may have been carried out, or not."""
-
-
-class ServerError(msgspec.Struct, frozen=True):
-    """An error reply."""
-
-    text: str
-
-
-def _parse(data: bytes, at: int) -> tuple[Any, int] | None:
-    """One RESP2 value from `at`, and where it ends; None when it is not all there."""
-    line_end = data.find(b"\r\n", at)
-    if line_end < 0:
-        return None
-    kind, rest, at = data[at : at + 1], data[at + 1 : line_end], line_end + 2
-    if kind == b"+":
-        return rest, at
-    if kind == b"-":
-        return ServerError(rest.decode()), at
-    if kind == b":":
-        return int(rest), at
-    length = int(rest)
-    if length < 0:
-        return None if kind not in b"$*" else (None, at)
-    if kind == b"$":
-        return (data[at : at + length], at + length + 2) if len(data) >= at + length + 2 else None
-    items = []
-    for _ in range(length):
-        parsed = _parse(data, at)
-        if parsed is None:
-            return None
-        items.append(parsed[0])
-        at = parsed[1]
-    return items, at
-
-
-class History:
-    """What clients know for certain, and what must never contradict it."""
-
-    def __init__(self) -> None:
-        self.enqueued: dict[bytes, bytes] = {}
-        self.offered: set[bytes] = set()
-        self.acked: dict[bytes, int] = {}
-        self.maybe_acked: set[bytes] = set()
-        self.tokens: set[tuple[bytes, int]] = set()
-        self.losses = 0
-        """How often a power cut has undone what was acknowledged: what was asked before counts for nothing then."""
-
-    def undo(self) -> None:
-        """A power cut in a lossy mode: tasks that were acknowledged may be gone, or come again."""
-        self.losses += 1
-        self.maybe_acked |= self.acked.keys()
-        self.acked.clear()
-        self.enqueued.clear()
-        self.tokens.clear()
-
-    def delivered(self, entry: dict[bytes, Any]) -> None:
-        task, queue, token = entry[b"payload"], entry[b"queue"], entry[b"token"]
-        if task not in self.offered:
-            raise Violation(f"{task!r} was delivered, and nobody enqueued it")
-        # A reply may be slow, and arrive after a later delivery was acked: what counts is the order of the tokens.
-        if token > self.acked.get(task, token):
-            raise Violation(f"I5: {task!r} was acked under token {self.acked[task]}, and leased again as {token}")
-        if (queue, token) in self.tokens:
-            raise Violation(f"I3: token {token} of queue {queue!r} was given twice")
-        self.tokens.add((queue, token))
 
 
 class World:
@@ -264,7 +158,7 @@ class World:
             known = self.states.get(event.queue)
             if event.seq != (known.seq if known else 0) + 1:
                 raise Violation(f"I15: {event!r} follows sequence {known.seq if known else 0}")
-            self.states[event.queue] = invariants_checked(known or QueueState(event.queue), event)
+            self.states[event.queue] = apply(known or QueueState(event.queue), event)
         for queue in {event.queue for event in events}:
             self._check(invariants.broken(self.states[queue]))
 
@@ -304,6 +198,37 @@ class World:
                     connection = await self.connect(name)
                 await asyncio.sleep(self.rng.random() * 0.5)
             await asyncio.sleep(self.rng.random() * 0.3)
+
+    async def produce_plain(self, name: str, tasks: int) -> None:
+        """Enqueue tasks without ids. What got no reply may have happened, and is not repeated."""
+        connection = await self.connect(name)
+        for number in range(tasks):
+            payload = f"{name}-{number}".encode()
+            self.history.offered.add(payload)
+            losses = self.history.losses
+            reply = await connection.ask("MOXY.ENQUEUE", PLAIN, payload)
+            if isinstance(reply, Lost):
+                connection = await self.connect(name)
+            elif isinstance(reply, list) and losses == self.history.losses:
+                self.history.enqueued[payload] = PLAIN.encode()
+            await asyncio.sleep(self.rng.random() * 0.2)
+
+    async def work_plain(self, name: str, done: Callable[[], bool]) -> None:
+        """Fetch one at a time, without options."""
+        connection = await self.connect(name)
+        while not done():
+            losses = self.history.losses
+            reply = await connection.ask("MOXY.FETCH", PLAIN, self.rng.randint(100, 1500))
+            if isinstance(reply, Lost):
+                connection = await self.connect(name)
+            elif isinstance(reply, list):
+                entry = dict(zip(reply[::2], reply[1::2], strict=True))
+                entry |= {b"queue": PLAIN.encode(), b"token": int(entry[b"lease_id"].split(b":")[2])}
+                if losses == self.history.losses:
+                    self.history.delivered(entry)
+                await self._treat(connection, entry)
+            else:
+                await asyncio.sleep(self.rng.random() * 0.2)
 
     async def work(self, name: str, done: Callable[[], bool]) -> None:
         """Fetch, and then do well, or badly, or nothing at all."""
@@ -366,8 +291,10 @@ class World:
         self.start()
         assert self.server is not None
         producers = [asyncio.create_task(self.produce(f"p{n}", self.steps * 3)) for n in range(2)]
+        producers.append(asyncio.create_task(self.produce_plain("p2", self.steps * 5)))
         stop = False
         workers = [asyncio.create_task(self.work(f"w{n}", lambda: stop)) for n in range(3)]
+        workers += [asyncio.create_task(self.work_plain(f"w{n}", lambda: stop)) for n in (3, 4)]
         fate = asyncio.create_task(self.fate())
         try:
             await self._guarded(fate, *producers)
@@ -406,27 +333,20 @@ class World:
         assert self.memory is not None
         if self.memory.uncommitted:
             return False  # a turn is still on its way to the disk
-        states = [self.memory.state_of(queue) for queue in QUEUES]
+        states = [self.memory.state_of(queue) for queue in (*QUEUES, PLAIN)]
         return not any(len(s.ready) + len(s.scheduled) + len(s.processing) for s in states)
 
     def _conclude(self) -> None:
         """What was promised, against what is left."""
         assert self.memory is not None
-        dead = {task.payload for queue in QUEUES for task in self.memory.state_of(queue).in_state("dead")}
+        dead = {task.payload for queue in (*QUEUES, PLAIN) for task in self.memory.state_of(queue).in_state("dead")}
         for payload in self.history.enqueued:
             if payload not in self.history.maybe_acked and payload not in dead:
                 raise Violation(f"{payload!r} was enqueued, and is neither done nor dead: it is lost")
-        for queue in QUEUES:
+        for queue in (*QUEUES, PLAIN):
             self._check(invariants.broken(self.memory.state_of(queue)))
             if self.states.get(queue) is not None and self.states[queue].seq != self.memory.state_of(queue).seq:
                 raise Violation(f"I10: the events heard end at another sequence than queue {queue!r}")
-
-
-def invariants_checked(before: QueueState, event: AnyEvent) -> QueueState:
-    """The state after an event that was heard."""
-    from moxy.core.reducer import apply
-
-    return apply(before, event)
 
 
 class Outcome(msgspec.Struct, frozen=True):

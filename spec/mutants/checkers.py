@@ -73,6 +73,8 @@ CHECKERS: Final[dict[str, Checker]] = {
     "core": _tests("tests/core", "the core by example"),
     "journal": _tests("tests/journal", "the log under faults"),
     "server": _tests("tests/server/test_conversation.py", "conversations over a socket"),
+    "batch": _tests("tests/core/test_batch.py", "the fast lane's rules against those of `decide`"),
+    "lane": _tests("tests/server/test_lane.py", "the fast lane over a socket"),
     "tick": _tests("tests/server/test_tick.py", "turns, sockets and what the kernel says of them"),
 }
 """By name, the quick ones first: in this order they are tried when those that a fault names see nothing."""

@@ -6,6 +6,7 @@ how a fault meets a checker (`meeting`). A fault that nobody sees is not a fault
 
 from typing import Final
 
+from spec.mutants.lane import LANE
 from spec.mutants.lua import LUA
 from spec.mutants.mutant import Mutant
 
@@ -35,6 +36,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     mutant.name: mutant
     for mutant in (
         *LUA,
+        *LANE,
         # Leases
         Mutant(
             "deadline-one-late",

@@ -130,6 +130,8 @@ def _entries(words: tuple[str, ...], reply: Any) -> Any:
     """Tasks as dicts of text and numbers, the reply of an enqueue as its id, everything else as it is."""
     if words[0] == "MOXY.ENQUEUE" and isinstance(reply, list):
         return _text(reply[1])
+    if words[0] == "MOXY.FETCH" and isinstance(reply, list) and isinstance(reply[0], bytes):
+        reply = [reply]  # a plain one
     if words[0] in ("MOXY.FETCH", "MOXY.PEEK") and isinstance(reply, list):
         return [
             {key.decode(): _text(value) for key, value in zip(entry[::2], entry[1::2], strict=True)} for entry in reply
@@ -149,6 +151,9 @@ def token_of(lease_id: str) -> int:
 
 
 class _Delivery(NamedTuple):
+    """A plain FETCH tells neither times nor counts: `leased_ms` is the latest that it can be then, `deadline_ms` the
+    earliest, and the counts are 0."""
+
     op: Op
     payload: str
     lease_id: str
@@ -208,15 +213,22 @@ class _History:
             self.lease_ops[op.command[1]].append(_LeaseOp(op, op.verb in ENDS, _outcome(op.reply)))
 
     def _take_delivery(self, op: Op, entry: Mapping[str, Any]) -> None:
+        lease_ms, token = int(op.command[2]), token_of(entry["lease_id"])
+        if "deadline_ms" in entry:
+            assert entry["token"] == token
+            leased_ms, deadline_ms = entry["deadline_ms"] - lease_ms, entry["deadline_ms"]
+        else:
+            leased_ms = op.end_ms + SLACK_MS
+            deadline_ms = op.end_ms - (op.end - op.start) // 1_000_000 - SLACK_MS + lease_ms
         delivery = _Delivery(
             op,
             entry["payload"],
             entry["lease_id"],
-            entry["token"],
-            entry["deadline_ms"] - int(op.command[2]),
-            entry["deadline_ms"],
-            entry["deliveries"],
-            entry["attempts"],
+            token,
+            leased_ms,
+            deadline_ms,
+            entry.get("deliveries", 0),
+            entry.get("attempts", 0),
             "BOUND" in op.command,
         )
         self.deliveries[delivery.payload].append(delivery)
@@ -362,6 +374,8 @@ def _counters(h: _History) -> Iterable[Finding]:
     """counters"""
     for payload, deliveries in h.deliveries.items():
         for before, after in pairwise(deliveries):
+            if not before.deliveries or not after.deliveries:
+                continue
             if after.deliveries <= before.deliveries or after.attempts < before.attempts:
                 yield Finding(
                     "counters",

@@ -17,6 +17,8 @@ from tests.server.history import Op, Recorder
 from tests.server.support import Gone
 
 QUEUE = "jobs"
+PLAIN = "plain"
+"""A queue of tasks without options, fetched without options: what the server carries out in its fast lane."""
 DEDUP_MS = "3600000"
 STEPS_MAX = 100_000
 DRAIN_ROUNDS_MAX = 20
@@ -52,13 +54,15 @@ class Load:
             return ("MOXY.ACK", rng.choice(self.void))
         if roll > 0.8:
             lease_ms = rng.choice(("30000", "30000", "600000", "600000", "1", "25"))
+            if rng.random() < 0.5:
+                return ("MOXY.FETCH", PLAIN, lease_ms)
             return ("MOXY.FETCH", QUEUE, lease_ms, "COUNT", rng.choice("1138"))
         if roll > 0.76:
             return ("MOXY.MENQUEUE", QUEUE, *(self._payload() for _ in range(3)))
         payload = self._payload()
         if roll > 0.66:
             return ("MOXY.ENQUEUE", QUEUE, payload, "ID", payload.rstrip("."), "DEDUP", DEDUP_MS)
-        return ("MOXY.ENQUEUE", QUEUE, payload)
+        return ("MOXY.ENQUEUE", rng.choice((QUEUE, PLAIN)), payload)
 
     def _about_a_lease(self) -> tuple[str, ...]:
         rng = self.rng
@@ -78,7 +82,8 @@ class Load:
         if roll < 0.27:
             return ("MOXY.NACK", lease_id, "FATAL")
         if roll < 0.35:
-            return ("MOXY.MACK", lease_id, *self.void[-2:-1])
+            queue = lease_id.split(":")[0]
+            return ("MOXY.MACK", lease_id, *(void for void in self.void[-2:-1] if void.startswith(queue + ":")))
         return ("MOXY.ACK", lease_id)
 
     def _payload(self) -> str:
@@ -160,11 +165,12 @@ class Crew:
         try:
             for words in [op.command for op in self.ops if op.is_unknown and "ID" in op.command[3:4]][-50:]:
                 recorder(*words)
-            for _ in range(DRAIN_ROUNDS_MAX):  # a queue that takes acked tasks back never ends
-                tasks = recorder("MOXY.FETCH", QUEUE, "600000", "COUNT", "200")
-                if not tasks:
-                    break
-                recorder("MOXY.MACK", *(task["lease_id"] for task in tasks))
+            for queue in (QUEUE, PLAIN):
+                for _ in range(DRAIN_ROUNDS_MAX):  # a queue that takes acked tasks back never ends
+                    tasks = recorder("MOXY.FETCH", queue, "600000", "COUNT", "200")
+                    if not tasks:
+                        break
+                    recorder("MOXY.MACK", *(task["lease_id"] for task in tasks))
             return look(recorder)
         finally:
             recorder.close()
@@ -172,10 +178,10 @@ class Crew:
 
 
 def look(recorder: Recorder) -> dict[str, str]:
-    """All that a queue holds, at one moment."""
-    questions = [("MOXY.PEEK", QUEUE, "STATE", state, "COUNT", "1000") for state in STATES]
+    """All that the queues hold, at one moment."""
+    questions = [("MOXY.PEEK", queue, "STATE", state, "COUNT", "1000") for queue in (QUEUE, PLAIN) for state in STATES]
     left: dict[str, str] = {}
-    for state, tasks in zip(STATES, recorder.pipeline(questions), strict=True):
+    for state, tasks in zip(STATES * 2, recorder.pipeline(questions), strict=True):
         assert len(tasks) < 1000, "more than can be looked at"
         left |= {task["payload"]: state for task in tasks}
     return left

@@ -23,7 +23,7 @@ from moxy.journal.disk import OsDisk
 from moxy.journal.verify import verify
 from tests.server.history import Recorder, check
 from tests.server.launch import MOXY, Launched, broken, contents, moxy, serve
-from tests.server.load import QUEUE, STATES, Crew, crew_pool, look
+from tests.server.load import PLAIN, QUEUE, STATES, Crew, crew_pool, look
 from tests.server.support import Client, Failure, Gone, Status, until
 
 CLIENTS = 8
@@ -64,8 +64,8 @@ def check_drained(crew: Crew, server: Launched) -> None:
     findings = check(crew.ops, left)
     assert not findings, f"{len(findings)} findings, seed {crew.seed!r}: {findings[:10]}"
     with server.client() as client:
-        info = client.map("MOXY.INFO", QUEUE)
-    assert info["total_enqueued"] == len(left) + info["total_acked"]
+        books = [client.map("MOXY.INFO", queue) for queue in (QUEUE, PLAIN)]
+    assert sum(info["total_enqueued"] for info in books) == len(left) + sum(info["total_acked"] for info in books)
 
 
 def check_log(directory: Path) -> None:

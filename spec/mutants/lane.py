@@ -1,0 +1,151 @@
+"""Planted bugs in the fast lane, which says a second time what plain commands do.
+
+What lives here: the faults, as `faults` has those of the rest. What must not live here: how they meet a checker.
+"""
+
+from typing import Final
+
+from spec.mutants.mutant import Mutant
+
+_BATCH: Final = "moxy/core/batch.py"
+_LANE: Final = "moxy/server/lane.py"
+_CONNECTION: Final = "moxy/server/connection.py"
+_MEMORY: Final = "moxy/backends/memory.py"
+_TCP: Final = "moxy/server/tcp.py"
+
+_RULES: Final = ("batch", "machine")
+
+LANE: Final = tuple(
+    Mutant(f"lane-{name}", about, file, old, new, seen_by)
+    for name, about, file, old, new, seen_by in (
+        (
+            "ack-ignores-its-lease",
+            "An ACK with a void lease completes a task that another worker holds.",
+            _BATCH,
+            "        if leased.lease_id != lease_id:\n            return False\n",
+            "",
+            _RULES,
+        ),
+        (
+            "fetch-while-paused",
+            "A paused queue gives out tasks.",
+            _BATCH,
+            "if h.remembered or h.paused or h.moved",
+            "if h.remembered or h.moved",
+            _RULES,
+        ),
+        (
+            "fetch-before-due-work",
+            "A FETCH takes the next task although one that is due back stands before it.",
+            _BATCH,
+            " or h.soonest_ms <= at_ms:",
+            ":",
+            _RULES,
+        ),
+        (
+            "past-forgotten",
+            "A task that was delivered before is leased as if it were the first time: its attempts are not counted.",
+            _BATCH,
+            "            if fresh.tally is not NO_TALLY or fresh.options is not NO_OPTIONS or fresh.expires_ms:\n"
+            "                return None\n",
+            "            pass\n",
+            _RULES,
+        ),
+        (
+            "bound-ignored",
+            "A queue takes more ready tasks than its policy allows.",
+            _BATCH,
+            "policy.max_ready or ",
+            "",
+            _RULES,
+        ),
+        (
+            "time-goes-back",
+            "An event is dated by the clock although it went back.",
+            _BATCH,
+            "seq, at_ms, task_id = h.seq + 1, max(now_ms, h.at_ms), leased.task_id",
+            "seq, at_ms, task_id = h.seq + 1, now_ms, leased.task_id",
+            ("batch", "simulate"),
+        ),
+        (
+            "ack-cannot-be-undone",
+            "A turn that is taken back leaves an acked task away.",
+            _BATCH,
+            "        self._befores.append(held)\n        return True\n",
+            "        self._befores.append(None)\n        return True\n",
+            ("batch", "failures"),
+        ),
+        (
+            "reply-before-the-commit",
+            "The replies leave before the turn that they belong to is over.",
+            _LANE,
+            "        self.ready = False\n",
+            "        self.ready = True\n",
+            ("lane", "simulate"),
+        ),
+        (
+            "refusal-swallowed",
+            "Commands of a turn that the log refused are answered as if they had happened.",
+            _LANE,
+            "            if reply:\n",
+            "            if False:\n",
+            ("lane",),
+        ),
+        (
+            "refused-leases-kept",
+            "Leases of a refused turn are released when their replies, which are errors now, are lost.",
+            _LANE,
+            "                told.leases.clear()\n",
+            "",
+            ("lane",),
+        ),
+        (
+            "waiter-not-woken",
+            "A task is enqueued beside a FETCH that waits for it, which goes on waiting.",
+            _LANE,
+            "            if not self._waiting.awaits(queue):\n",
+            "            if True:\n",
+            ("machine", "lane"),
+        ),
+        (
+            "overtakes",
+            "A plain command is carried out before an earlier one of its client.",
+            _CONNECTION,
+            "(last is None or last.outcome is not None) and self.session.authenticated",
+            "self.session.authenticated",
+            ("machine", "lane"),
+        ),
+        (
+            "strangers-served",
+            "Who has not given the password is served all the same.",
+            _CONNECTION,
+            " and self.session.authenticated and not self.closed",
+            " and not self.closed",
+            ("lane",),
+        ),
+        (
+            "unsent-leases-forgotten",
+            "Nobody notes which leases are in the replies, so one that is not written stays leased.",
+            _CONNECTION,
+            "                if slot.leases:\n                    self.unsent.append(slot)\n",
+            "",
+            ("lane", "simulate"),
+        ),
+        (
+            "events-not-told",
+            "What plain commands did is no part of the turn: its readers and observers do not hear of it.",
+            _MEMORY,
+            "                self._settled += events\n",
+            "",
+            ("machine", "simulate"),
+        ),
+        (
+            "carried-out-during-a-commit",
+            "What arrives while a turn is on its way to the disk is carried out in it.",
+            _TCP,
+            "        if self.may_reply or self._lane is None:\n            return False\n",
+            "        return False\n",
+            ("lane", "simulate", "tick"),
+        ),
+    )
+)
