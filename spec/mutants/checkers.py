@@ -33,7 +33,7 @@ _LOCKSTEP: Final = """
 import sys
 from spec.adapters import SYSTEMS
 from spec.machine import check
-for name, examples in (("core", 100), ("memory", 120), ("connection-resp2", 60), ("journal", 80)):
+for name, examples in (("core", 100), ("memory", 120), ("connection-resp2", 300), ("journal", 80)):
     report = check(SYSTEMS[name], examples, at_seed=1)
     if report.failure is not None:
         sys.exit(f"{name}: {report.format()}")
