@@ -92,14 +92,6 @@ LANE: Final = tuple(
             ("lane",),
         ),
         (
-            "refused-leases-kept",
-            "Leases of a refused turn are released when their replies, which are errors now, are lost.",
-            _LANE,
-            "                told.leases.clear()\n",
-            "",
-            ("lane",),
-        ),
-        (
             "waiter-not-woken",
             "A task is enqueued beside a FETCH that waits for it, which goes on waiting.",
             _LANE,
@@ -145,7 +137,7 @@ LANE: Final = tuple(
             _TCP,
             "        if self.may_reply or self._lane is None:\n            return False\n",
             "        return False\n",
-            ("lane", "simulate", "tick"),
+            ("simulate", "tick"),
         ),
     )
 )

@@ -1,0 +1,301 @@
+"""The fast lane, between a connection and the turn that commits: order, refusals, lost replies, who else is served.
+
+Lives here: what plain commands must not lose by being carried out as they are read. Its rules are held against those
+of `decide` in tests/core/test_batch.py, and its replies against the model in spec/machine.
+"""
+
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from moxy.backends.base import CommitRefused
+from moxy.backends.memory import MemoryBackend
+from moxy.requests import Turn
+from moxy.server.connection import Connection
+from moxy.server.greetings import Greetings
+from moxy.server.lane import Lane
+from moxy.server.session import Session
+from moxy.service import Service
+from tests.server.support import FakeClock, Status, Tapped, ZeroIds, encode, serving, until, until_blocked
+
+OK = b"+OK\r\n"
+
+
+class Rig:
+    """A connection, the lane and the service without a socket: turns are run by hand."""
+
+    def __init__(self, password: str = "") -> None:
+        self.clock = FakeClock()
+        self.memory = MemoryBackend(self.clock, ZeroIds())
+        self.backend: Any = Tapped(self.memory)
+        self.service = Service(self.backend, self.clock)
+        self.lane = Lane(self.memory, self.service, self.clock)
+        self.greetings = Greetings(self.backend, self.clock)
+        self.password = password
+        self.clients = 0
+
+    def connection(self) -> Connection:
+        self.clients += 1
+        return Connection(Session(self.clients, f"peer {self.clients}", self.password), self.greetings, self.lane)
+
+    def say(self, connection: Connection, *commands: tuple[str | int, ...]) -> None:
+        data = b"".join(encode(*words) for words in commands)
+        self.service.submit_all(connection.receive(data))
+
+    def turn(self) -> Turn:
+        turn = drive(self.service.turn())
+        self.lane.turn_over(turn.refused)
+        return turn
+
+    def ask(self, connection: Connection, *commands: tuple[str | int, ...]) -> bytes:
+        self.say(connection, *commands)
+        self.turn()
+        return connection.take_output()
+
+    def refuse_turns(self) -> None:
+        async def refuse() -> None:
+            self.memory.take_back()
+            raise CommitRefused("the disk is full")
+
+        self.backend.commit = refuse
+
+    def stats(self) -> tuple[int, int]:
+        """How many tasks are ready and leased."""
+        state = self.memory.state_of("jobs")
+        return len(state.ready), len(state.processing)
+
+
+def drive(work: Coroutine[Any, Any, Turn]) -> Turn:
+    try:
+        work.send(None)
+    except StopIteration as end:
+        turn: Turn = end.value
+        return turn
+    raise AssertionError("a turn over memory suspended")
+
+
+ENQUEUE = ("MOXY.ENQUEUE", "jobs", "x")
+FETCH = ("MOXY.FETCH", "jobs", 1000)
+
+
+def lease(number: int, token: int) -> str:
+    return f"jobs:{number}:{token}:0000000000000000"
+
+
+def test_no_reply_leaves_before_the_turn_is_over() -> None:
+    rig = Rig()
+    client = rig.connection()
+    rig.ask(client, ENQUEUE)
+    rig.say(client, ENQUEUE, FETCH)
+    assert rig.lane.commands == 2, "they did not take the lane"
+    assert not client.has_output
+    assert client.take_output() == b""
+    rig.turn()
+    assert client.take_output().count(b"task_id") == 2
+
+
+def test_the_replies_are_those_of_the_usual_way() -> None:
+    """A queue where somebody waits is not for the lane: there, everything goes the usual way."""
+    for protocol in (2, 3):
+        told: list[bytes] = []
+        for usual in (False, True):
+            rig = Rig()
+            client, waiter = rig.connection(), rig.connection()
+            rig.ask(client, ("HELLO", protocol))
+            rig.ask(client, ENQUEUE, FETCH, ("MOXY.ACK", lease(1, 1)))
+            if usual:
+                rig.ask(waiter, (*FETCH, "BLOCK", 0, "WITH", "others"))
+            before = rig.lane.commands
+            told.append(rig.ask(client, ENQUEUE) if not usual else rig.ask(client, (*ENQUEUE, "PRIORITY", 0)))
+            assert (rig.lane.commands == before) == usual
+        assert told[0] == told[1]
+        rig = Rig()
+        client = rig.connection()
+        rig.ask(client, ("HELLO", protocol))
+        rig.ask(client, ENQUEUE, ENQUEUE)
+        plain = rig.ask(client, FETCH, ("MOXY.ACK", lease(1, 1)))
+        rig = Rig()
+        rig.lane = Lane(Declining(rig.memory), rig.service, rig.clock)
+        client = rig.connection()
+        rig.ask(client, ("HELLO", protocol))
+        rig.ask(client, ENQUEUE, ENQUEUE)
+        assert rig.ask(client, FETCH, ("MOXY.ACK", lease(1, 1))) == plain
+        assert rig.lane.commands == 0
+
+
+class Declining:
+    """A backend in which no queue is for the lane."""
+
+    def __init__(self, memory: MemoryBackend) -> None:
+        self.epoch = memory.epoch
+
+    def batch(self, queue: str) -> None:
+        return None
+
+    def seed(self) -> int:
+        return 0
+
+
+def test_replies_come_in_the_order_of_the_commands() -> None:
+    rig = Rig()
+    client = rig.connection()
+    rig.ask(client, ENQUEUE)
+    replies = rig.ask(client, ("PING",), ENQUEUE, ("MOXY.STATS", "jobs"), ENQUEUE, FETCH, ("ECHO", "end"))
+    order = [replies.index(part) for part in (b"PONG", b"\r\n2-0", b"ready\r\n:2", b"\r\n3-0", b"lease_id", b"end\r\n")]
+    assert order == sorted(order)
+
+
+def test_nothing_overtakes_a_command_that_waits_for_its_turn() -> None:
+    """The ACK stands behind a NACK of the same lease, which goes the usual way: it comes too late."""
+    rig = Rig()
+    client = rig.connection()
+    rig.ask(client, ENQUEUE)
+    rig.ask(client, FETCH)
+    nacked, acked = rig.ask(client, ("MOXY.NACK", lease(1, 1)), ("MOXY.ACK", lease(1, 1))).splitlines()
+    assert nacked == b"+OK"
+    assert acked.startswith(b"-NOLEASE")
+
+
+def test_behind_a_blocked_fetch_nothing_is_carried_out() -> None:
+    rig = Rig()
+    client, other = rig.connection(), rig.connection()
+    rig.ask(other, ENQUEUE, ("MOXY.ENQUEUE", "more", "x"), FETCH)
+    rig.ask(client, (*FETCH, "BLOCK", 0), ("MOXY.ENQUEUE", "more", "y"))
+    assert len(rig.memory.state_of("more").ready) == 1
+    rig.ask(other, ENQUEUE)
+    assert b"2-0000" in client.take_output()
+    rig.service.submit_all(client.proceed())
+    rig.turn()
+    assert len(rig.memory.state_of("more").ready) == 2
+
+
+def test_who_waits_gets_what_is_enqueued_and_first() -> None:
+    rig = Rig()
+    client, first, second = rig.connection(), rig.connection(), rig.connection()
+    rig.ask(client, ENQUEUE, FETCH)
+    rig.ask(first, (*FETCH, "BLOCK", 0))
+    rig.ask(second, (*FETCH, "BLOCK", 0))
+    rig.ask(client, ENQUEUE, FETCH)
+    assert (b"2-0000" in first.take_output(), second.take_output()) == (True, b"")
+    rig.ask(client, ENQUEUE)
+    assert b"3-0000" in second.take_output()
+
+
+def test_a_refused_turn_answers_every_command_so_and_nothing_happened() -> None:
+    rig = Rig()
+    client, other = rig.connection(), rig.connection()
+    rig.ask(client, ENQUEUE, ENQUEUE)
+    rig.ask(client, FETCH)
+    was = rig.memory.state_of("jobs").seq
+    rig.refuse_turns()
+    rig.say(other, ENQUEUE)
+    replies = rig.ask(client, ENQUEUE, FETCH, ("MOXY.ACK", lease(1, 1)), ("MOXY.STATS", "nowhere"))
+    assert replies.count(b"-IOERR the disk is full") == 4
+    assert other.take_output().startswith(b"-IOERR")
+    assert rig.memory.state_of("jobs").seq == was
+    assert rig.stats() == (1, 1)
+    del rig.backend.commit
+    assert rig.ask(client, ("MOXY.ACK", lease(1, 1))) == OK
+
+
+def test_leases_in_replies_that_were_not_written_are_known() -> None:
+    rig = Rig()
+    client = rig.connection()
+    rig.ask(client, ENQUEUE, ENQUEUE)
+    rig.say(client, FETCH)
+    assert client.lost_leases() == [lease(1, 1)]
+    rig.turn()
+    assert client.lost_leases() == [lease(1, 1)]
+    client.take_output()
+    assert client.lost_leases() == [lease(1, 1)], "the transport has it, and has not said that it is out"
+    client.unsent.clear()
+    assert client.lost_leases() == []
+
+
+def test_leases_that_no_reply_brought_go_back_uncharged() -> None:
+    with serving() as house, house.client() as other:
+        for _ in range(30):
+            other("MOXY.ENQUEUE", "jobs", "x" * 1_000_000)
+        with house.client(receive_bytes=4096) as slow:
+            slow.send_raw(encode("MOXY.FETCH", "jobs", 60_000) * 30)
+            until(lambda: other.map("MOXY.STATS", "jobs")["processing"], lambda processing: processing >= 5)
+            slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        until(lambda: other.map("MOXY.STATS", "jobs")["ready"], lambda ready: ready == 30)
+        (first,) = other("MOXY.PEEK", "jobs", "COUNT", 1)
+        shown = dict(zip(first[::2], first[1::2], strict=True))
+        assert (shown[b"attempts"], shown[b"deliveries"]) == (0, 1)
+
+
+def test_strangers_are_not_served() -> None:
+    rig = Rig(password="sesame")
+    friend, stranger = rig.connection(), rig.connection()
+    assert rig.ask(friend, ("AUTH", "sesame"), ENQUEUE).startswith(OK)
+    for words in (ENQUEUE, FETCH, ("MOXY.ACK", lease(1, 1))):
+        assert rig.ask(stranger, words).startswith(b"-NOAUTH")
+    assert rig.stats() == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("MOXY.ENQUEUE", "a b", "x"), b"-BADQUEUE"),
+        (("MOXY.FETCH", "jobs", "soon"), b"-BADTIMEOUT"),
+        (("MOXY.FETCH", "jobs", "0"), b"-BADTIMEOUT"),
+        (("MOXY.ACK", "jobs:1"), b"-NOLEASE"),
+        (("MOXY.ACK", "jobs:1:2:0000000000000000"), b"-NOLEASE"),
+        (("MOXY.ACK", "jobs:1:1:000000000000000f"), b"-NOLEASE"),
+        (("MOXY.ACK", "jobs:" + "9" * 30 + ":1:0000000000000000"), b"-NOLEASE"),
+        (("MOXY.ACK", "nowhere:1:1:0000000000000000"), b"-NOLEASE"),
+    ],
+)
+def test_what_is_wrong_is_refused_as_ever_and_the_rest_goes_on(words: tuple[str | int, ...], code: bytes) -> None:
+    rig = Rig()
+    client = rig.connection()
+    rig.ask(client, ENQUEUE)
+    rig.ask(client, FETCH)
+    replies = rig.ask(client, ENQUEUE, words, ENQUEUE)
+    assert replies.count(code) == 1
+    assert replies.index(b"2-0000") < replies.index(code) < replies.index(b"3-0000")
+    assert rig.stats() == (2, 1)
+
+
+def test_commands_in_small_letters_and_with_options_are_as_right_as_plain_ones() -> None:
+    rig = Rig()
+    client = rig.connection()
+    rig.ask(client, ENQUEUE)
+    rig.ask(client, ("moxy.enqueue", "jobs", "y"), (*ENQUEUE, "PRIORITY", 9), ENQUEUE)
+    taken = [rig.ask(client, FETCH) for _ in range(4)]
+    assert [reply.split(b"task_id\r\n$18\r\n")[1][:1] for reply in taken] == [b"3", b"1", b"2", b"4"]
+
+
+def test_observers_and_readers_hear_of_plain_commands() -> None:
+    rig = Rig()
+    client, reader = rig.connection(), rig.connection()
+    rig.ask(client, ENQUEUE)
+    rig.ask(reader, ("MOXY.EVENTS", "jobs", 3, "BLOCK", 0))
+    rig.say(client, ENQUEUE, FETCH)
+    assert [type(event).__name__ for event in rig.turn().events] == ["Enqueued", "Leased"]
+    assert b"leased" in reader.take_output().lower()
+
+
+def test_info_counts_plain_commands() -> None:
+    with serving() as house, house.client() as client:
+        client("MOXY.ENQUEUE", "jobs", "x")
+        before = client("INFO", "stats")
+        client.pipeline(*[("MOXY.ENQUEUE", "jobs", "x")] * 10)
+        after = client("INFO", "stats")
+        count = [int(text.split(b"total_commands_processed:")[1].split(b"\r\n")[0]) for text in (before, after)]
+        assert count[1] - count[0] >= 10
+
+
+def test_a_waiter_over_a_socket_is_served_by_a_plain_enqueue() -> None:
+    with serving() as house, house.client() as worker, house.client() as other:
+        other("MOXY.ENQUEUE", "jobs", "x")
+        assert worker.map("MOXY.FETCH", "jobs", 1000)["payload"] == b"x"
+        worker.send("MOXY.FETCH", "jobs", 1000, "BLOCK", 0)
+        until_blocked(other, 1)
+        other("MOXY.ENQUEUE", "jobs", "y")
+        assert worker.read()[0][7] == b"y"
+        assert other("PING") == Status("PONG")
