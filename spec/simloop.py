@@ -13,9 +13,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypeVar, cast
-
-from moxy.server.doors import Listener
+from typing import Any, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -78,6 +76,28 @@ class SimLoop(asyncio.SelectorEventLoop):
     def crash(self) -> None:
         """Whatever threads were about to do will not be done."""
         self.generation += 1
+
+
+class Listener(Protocol):
+    """Who is told what happens on a transport: an asyncio.Protocol, or what is one in all but name."""
+
+    def connection_made(self, transport: asyncio.BaseTransport, /) -> None:
+        """It begins."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+
+    def eof_received(self) -> bool | None:
+        """No more will come."""
+
+    def pause_writing(self) -> None:
+        """What was written is not taken at once."""
+
+    def resume_writing(self) -> None:
+        """Now it is."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
 
 
 class SimTransport(asyncio.Transport):

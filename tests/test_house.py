@@ -104,7 +104,7 @@ def test_nothing_of_moxy_imports_its_spec_and_one_command_loads_it() -> None:
     assert loading == LOADS_SPEC
 
 
-DRIVES_MOXY = ("spec/adapters/", "spec/explore/", "spec/simulate.py", "spec/simloop.py", "spec/simdisk.py")
+DRIVES_MOXY = ("spec/adapters/", "spec/explore/", "spec/sim")
 """What of `spec` may import `moxy`: what drives the real thing, and the simulated world that it runs in."""
 
 
