@@ -214,6 +214,7 @@ class MemoryBackend:
         short = [state for state in states if len(state.heart().tasks) < _LONG]
         yield [state.frozen() for state in states if len(state.heart().tasks) >= _LONG]
         for start in range(0, len(short), _SLICE):
+            self._settle()  # meanwhile somebody may have begun a batch
             yield [state.frozen() for state in short[start : start + _SLICE]]
 
     def thaw(self) -> None:

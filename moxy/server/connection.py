@@ -182,6 +182,12 @@ class Connection:
         return self.closing and not self._slots
 
     @property
+    def awaits_turn(self) -> bool:
+        """Whether the fast lane took what came last, and its turn is not over."""
+        last = self._slots[-1] if self._slots else None
+        return isinstance(last, Told) and not last.ready
+
+    @property
     def is_at_rest(self) -> bool:
         """Whether everything that was said is answered, and the conversation goes on."""
         return not self._slots and not self._held_back and not self.closing

@@ -24,6 +24,8 @@ _ENQUEUE: Final = b"MOXY.ENQUEUE"
 _FETCH: Final = b"MOXY.FETCH"
 _ACK: Final = b"MOXY.ACK"
 _NUMBER_DIGITS_MAX: Final = 18
+_PIECE_BYTES: Final = 1024 * 1024
+"""Payload in one run of replies, about: a slow reader is written to in pieces."""
 
 
 class Waiting(Protocol):
@@ -74,7 +76,8 @@ class Lane:
         leases: list[str] = []
         end = len(commands)
         first = at
-        while at < end:
+        size = 0
+        while at < end and size < _PIECE_BYTES:
             argv = commands[at]
             verb = argv[0]
             words = len(argv)
@@ -101,6 +104,7 @@ class Lane:
                 lease_id, payload = held.leased.lease_id, fresh.payload
                 parts.append(replies.fetched_head(lease_id, fresh.task_id, len(payload), resp3))
                 parts.append(payload)
+                size += len(payload)
                 parts.append(replies.CRLF)
                 leases.append(lease_id)
             elif verb == _ACK and words == 2:

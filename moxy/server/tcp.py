@@ -445,8 +445,8 @@ class Link:
             if connection.is_at_rest and self._reading:
                 return  # nearly always
             requests = connection.proceed()
-            if requests:
-                self._server.service.submit_all(requests)
+            self._server.service.submit_all(requests)
+            if requests or connection.awaits_turn:
                 self._server.touch(self)
             going = connection.has_output
         self._end_or_read_on(connection, transport)

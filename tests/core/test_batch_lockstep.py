@@ -1,0 +1,533 @@
+"""A batch against `decide` and `apply`: what it takes comes to the same, event for event; what it declines is nothing.
+
+Lives here: one history told twice, and what a batch takes and declines, by example. Must not: a rule; `decide` says
+what is right.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain, islice
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moxy.core import ids
+from moxy.core.batch import Batch
+from moxy.core.commands import (
+    UNSET,
+    Ack,
+    AnyCommand,
+    Configure,
+    Delete,
+    Enqueue,
+    EnqueueMany,
+    Fetch,
+    Nack,
+    Pause,
+    Redrive,
+    Resume,
+    Tick,
+)
+from moxy.core.decider import decide
+from moxy.core.errors import Refused
+from moxy.core.events import Acked, Enqueued, Leased
+from moxy.core.heart import NEVER_MS
+from moxy.core.ids import split_lease_id
+from moxy.core.invariants import broken_by
+from moxy.core.policy import PAYLOAD_BYTES_MAX, Policy
+from moxy.core.reading import different
+from moxy.core.reducer import replay
+from moxy.core.state import QueueState, state_of
+from moxy.core.vicinity import broken_near
+from tests.core.support import DAY_MS, T0, Q, ack, dump
+from tests.core.test_properties import RANDOMS, World
+
+PACK_FROM = (0, 2, 5000)
+"""With the first two, tasks wait packed, as those of a long queue do."""
+LEASE = "jobs:{}:{}:0000000000000000"
+"""Ids of leases whose nonces were drawn as zeros."""
+
+
+# One history, told twice
+
+
+def outcome(state: QueueState, command: AnyCommand, now_ms: int, seed: int) -> tuple[QueueState, Any]:
+    """The state after a command, and what there is to compare."""
+    try:
+        decision = decide(state, command, now_ms, seed)
+    except Refused as refused:
+        return state, (refused.code, refused.text)
+    return decision.state, (decision.events, decision.answer)
+
+
+class Told(World):
+    """A queue, its clock and its leases, and all that happens to it twice: `state` goes by batches where they take a
+    command, `twin` by `decide` alone, and has a heart of its own.
+
+    `kept` are pairs of states from between the steps, and how they read then. `seen` counts what was exercised.
+    """
+
+    def __init__(self, rng: random.Random, is_rich: bool) -> None:
+        super().__init__(rng)
+        self.is_rich = is_rich
+        self.is_strict = rng.random() < 0.4
+        """Now and then there is a bound, a TTL, a dedup window, a dead letter, a redrive."""
+        if not is_rich:
+            self.state = QueueState("jobs")
+        self.twin = QueueState("jobs", self.state.policy)
+        for state in (self.state, self.twin):
+            state.heart().pack_from = rng.choice(PACK_FROM)
+        self.kept: list[tuple[QueueState, QueueState, Any]] = []
+        self.seen: Counter[str] = Counter()
+
+    def live(self) -> set[str]:
+        """Of the twin: while a batch is open, no state on its side can be read."""
+        return {task.lease.lease_id for task in self.twin.in_state("processing") if task.lease is not None}
+
+    def command(self) -> AnyCommand:
+        """Rich: any. Else what leaves much that is plain, and ids that the queue would make itself, now or soon."""
+        rng = self.rng
+        if self.is_rich:
+            return super().command()
+        kind = rng.choice("EEPPLIMFFNDUZZZTTTTTT")
+        live = sorted(self.live())
+        if self.is_strict and rng.random() < 0.3:
+            unusual: list[AnyCommand] = [
+                Configure("jobs", ((rng.choice(("max_ready", "ttl_ms")), rng.choice((0, 0, 0, 2))),)),
+                Enqueue("jobs", b"d", rng.choice(("a", "b")), dedup_ms=rng.choice((1, 20))),
+                Redrive("jobs"),
+            ]
+            if live:
+                _, number, token = split_lease_id(live[0])
+                unusual.append(Nack("jobs", live[0], number, token, "fatal"))
+            return rng.choice(unusual)
+        if kind in "EPLI":
+            number = self.twin.next_number + rng.randrange(3)
+            task_id = ids.task_id(number, rng.choice((0, 1))) if kind == "I" else ""
+            priority = rng.randrange(10) if kind == "P" else 0
+            return Enqueue("jobs", b"e", task_id, priority, rng.choice((3, 20)) if kind == "L" else 0)
+        if kind == "M":
+            return EnqueueMany("jobs", (b"m",) * rng.randint(1, 6))
+        if kind == "F":
+            return Fetch("jobs", rng.choice((0, 5, 50)), rng.randint(1, 2), "worker", rng.random() < 0.3)
+        if kind == "N" and live:
+            lease_id = rng.choice(live)
+            _, number, token = split_lease_id(lease_id)
+            return Nack("jobs", lease_id, number, token, rng.choice(("retry", "release")), rng.choice((UNSET, 8)))
+        if kind == "D" and self.twin.tasks:
+            return Delete("jobs", rng.choice([task.task_id for task in self.twin.tasks.values()]))
+        return {"U": Pause, "Z": Resume}.get(kind, Tick)("jobs")
+
+    def pass_time(self) -> None:
+        self.now += self.rng.choice((0, 0, 0, 0, 0, 0, 1, 1, 3, 10, 40, -2))
+
+    def draw(self) -> int:
+        """A seed, which is its own first nonce; now and then one that makes an id that is taken."""
+        return self.rng.choice((0, 1, self.rng.getrandbits(64), self.rng.getrandbits(64)))
+
+    def step(self) -> None:
+        """A command on the usual way: it comes to the same, whatever the two went through before."""
+        self.pass_time()
+        command, seed = self.command(), self.draw()
+        self.state, mine = outcome(self.state, command, self.now, seed)
+        self.twin, its = outcome(self.twin, command, self.now, seed)
+        assert mine == its, command
+        if isinstance(its[0], tuple):
+            self.leases += [event.lease_id for event in its[0] if isinstance(event, Leased)]
+
+    def run(self) -> None:
+        """A batch of plain commands, sometimes while a reader goes through the frozen tasks; and what must hold."""
+        rng, start, twin_start = self.rng, self.state, self.twin
+        was, tasks_were = dump(start), dict(start.tasks)
+        frozen = iter(start.frozen().tasks) if rng.random() < 0.3 else None
+        read = list(islice(frozen or (), rng.randrange(3)))
+        batch = Batch(start)
+        for _ in range(rng.randrange(16)):
+            self.pass_time()
+            self.try_one(batch)
+            read += islice(frozen or (), rng.randrange(2))
+        events = list(batch.events)
+        closed = batch.close()
+        if frozen is not None:
+            read += frozen
+            assert {task.number: task for task in read} == tasks_were, "a frozen image changed"
+            assert len(read) == len(tasks_were)
+            closed.thaw()
+        assert different(closed, self.twin) == []
+        assert closed.soonest_ms <= (closed.next_due_ms() or NEVER_MS), "time would come too late"
+        assert dump(start) == was, "the state before the batch stays as it was"
+        assert (closed is start) == (self.twin is twin_start) == (not events)
+        if not events:
+            return
+        assert broken_by(start, events, closed) == []
+        assert broken_near(start, events, closed) == []
+        assert dump(replay(events, start)) == dump(closed) == dump(self.twin), "I10"
+        self.state = closed
+        self.seen["batches with events"] += 1
+        self.seen["longest"] = max(self.seen["longest"], len(events))
+
+    def try_one(self, batch: Batch) -> None:
+        """One plain command: taken, and then all that `decide` says comes of it; or declined, and then nothing."""
+        rng, now, nonce, happened = self.rng, self.now, self.draw(), len(batch.events)
+        kind = rng.choice("EEFFFAAA")
+        expected: AnyCommand
+        answer: Any = None
+        if kind == "E":
+            expected = Enqueue("jobs", bytes([rng.randrange(256)]))
+            event = batch.enqueue(expected.payload, now, nonce)
+            taken = event is not None
+            answer = [event.task_id] if event is not None else None
+        elif kind == "F":
+            expected = Fetch("jobs", rng.choice((0, 5, 50, 1000, 1000, 1000)), 1, rng.choice(("", "worker")))
+            held = batch.fetch(expected.lease_ms, expected.worker, now, nonce)
+            taken = held is not None
+            if held is not None:
+                assert held.leased is batch.events[-1]
+                answer = (held.leased.lease_id, held.fresh.task_id, held.fresh.payload)
+        else:
+            expected = self.plain_ack()
+            taken = batch.ack(expected.lease_id, expected.number, now)
+        self.seen[f"{kind} {'taken' if taken else 'declined'}"] += 1
+        if not taken:
+            assert len(batch.events) == happened
+            return
+        self.note(kind, batch)
+        self.twin, (made, answered) = outcome(self.twin, expected, now, nonce)
+        assert made == tuple(batch.events[happened:]), expected
+        if kind == "F":
+            [delivery] = answered
+            assert (delivery.attempts, delivery.deliveries) == (0, 1)
+            answered = (delivery.lease_id, delivery.task_id, delivery.payload)
+            self.leases.append(delivery.lease_id)
+        assert answered == answer, expected
+
+    def note(self, kind: str, batch: Batch) -> None:
+        """What was special about a command that was taken. The twin has not carried it out yet."""
+        event, heart = batch.events[-1], self.twin.heart()
+        self.seen["taken while the clock was behind"] += self.now < self.twin.at_ms
+        self.seen["taken although a lease is overdue"] += any(key[0] <= self.now for key in self.twin.processing)
+        if kind == "F":
+            assert isinstance(event, Leased)
+            self.seen[f"fetched {type(heart.tasks[event.number]).__name__}"] += 1
+            self.seen["fetched by priority"] += self.twin.tasks[event.number].priority > 0
+
+    def plain_ack(self) -> Ack:
+        """Of a live lease most of the time, else of one that was, or never was."""
+        rng, live = self.rng, sorted(self.live())
+        lease_id = rng.choice(self.leases or [LEASE.format(1, 1)])
+        if live and rng.random() < 0.75:
+            lease_id = rng.choice(live)
+            if rng.random() < 0.1:
+                lease_id = lease_id[:-1] + rng.choice("0123456789abcdef")
+        return ack(lease_id)
+
+    def live_on(self, steps: int) -> None:
+        """Steps and batches. Old states are read between them, and sometimes it goes on from one, as it does after a
+        turn that the log refused."""
+        for _ in range(steps):
+            if self.rng.random() < 0.5:
+                self.step()
+            else:
+                self.run()
+            self.kept.append((self.state, self.twin, dump(self.state)))
+            if self.rng.random() < 0.2:
+                state, _, was = self.rng.choice(self.kept)
+                assert dump(state) == was
+            if self.rng.random() < 0.1:
+                self.state, self.twin, _ = self.rng.choice(self.kept)
+                self.seen["taken back"] += 1
+
+
+@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@given(rng=RANDOMS, steps=st.integers(1, 25), is_rich=st.booleans())
+def test_a_batch_comes_to_what_decide_and_apply_come_to(rng: random.Random, steps: int, is_rich: bool) -> None:
+    told = Told(rng, is_rich)
+    told.live_on(steps)
+    for state, twin, was in rng.sample(told.kept, len(told.kept)):
+        assert dump(state) == was, "an old state reads as it did, however many batches came after it"
+        assert dump(twin) == was
+
+
+def test_in_a_long_run_much_is_taken_and_nothing_stays_unexercised() -> None:
+    """Else the property above would hold of a batch that declines everything."""
+    seen: Counter[str] = Counter()
+    longest = 0
+    for seed in range(80):
+        told = Told(random.Random(seed), is_rich=seed % 4 == 0)
+        told.live_on(25)
+        longest = max(longest, told.seen.pop("longest", 0))
+        seen += told.seen
+    at_least = {
+        "batches with events": 300,
+        "E taken": 800,
+        "F taken": 200,
+        "A taken": 200,
+        "E declined": 100,
+        "F declined": 300,
+        "A declined": 300,
+        "fetched Enqueued": 50,
+        "fetched Task": 10,
+        "fetched bytes": 80,
+        "fetched by priority": 10,
+        "taken while the clock was behind": 100,
+        "taken although a lease is overdue": 40,
+        "taken back": 60,
+    }
+    assert {what: seen[what] for what, count in at_least.items() if seen[what] < count} == {}
+    assert longest >= 12
+
+
+# What is taken
+
+
+def test_a_whole_day_s_work_of_a_plain_queue_is_taken() -> None:
+    q = Q().add("a")
+    batch = Batch(q.state)
+    leases: list[str] = []
+    for number in range(1000):
+        assert batch.enqueue(b"x", q.now + number, number) is not None
+        held = batch.fetch(DAY_MS, "worker", q.now + number, number)
+        assert held is not None
+        leases.append(held.leased.lease_id)
+        if number % 2:
+            assert batch.ack(leases[-2], number, q.now + number)
+    closed = batch.close()
+    assert Counter(type(event) for event in batch.events) == {Enqueued: 1000, Leased: 1000, Acked: 500}
+    assert [task.number for task in closed.in_state("ready")] == [1001]
+    assert broken_by(q.state, batch.events, closed) == []
+
+
+def test_an_empty_batch_closes_to_the_very_state_that_it_began_with() -> None:
+    q = Q().add("a")
+    old, was = q.state, dump(q.state)
+    assert Batch(old).close() is old
+    assert dump(old) == was
+    assert Batch(old).close() is old, "again and again"
+
+
+def test_what_is_declined_does_not_end_the_batch() -> None:
+    batch = Batch(Q().add("a").state)
+    assert batch.ack(LEASE.format(1, 1), 1, T0) is False
+    assert batch.fetch(100, "", T0, 0) is not None
+    assert batch.fetch(100, "", T0, 0) is None
+    assert batch.ack(LEASE.format(1, 1), 1, T0) is True
+    assert [type(event) for event in batch.events] == [Leased, Acked]
+
+
+def test_an_ack_that_is_late_but_ahead_of_the_expiry_is_taken() -> None:
+    q = Q().add("a")
+    lease_id = q.take(100)
+    batch = Batch(q.state)
+    assert batch.ack(lease_id, 1, q.now + 100)
+    assert len(batch.close().tasks) == 0
+
+
+def test_a_task_that_was_delayed_is_taken_once_it_is_ready() -> None:
+    q = Q().add("a", delay_ms=10, priority=3)
+    q.tick(10)
+    batch = Batch(state_of(q.state.image()))  # whose heart has not gone back to when something was still due
+    held = batch.fetch(100, "", q.now, 0)
+    assert held is not None
+    assert batch.ack(held.leased.lease_id, 1, q.now)
+
+
+def test_the_clock_may_be_behind_the_queue() -> None:
+    """I15."""
+    q = Q().add("a")
+    batch = Batch(q.state)
+    assert batch.enqueue(b"", T0 - 50, 0) is not None
+    held = batch.fetch(100, "", T0 - 50, 0)
+    assert held is not None
+    assert batch.ack(held.leased.lease_id, 1, T0 - 50)
+    assert [event.at_ms for event in batch.events] == [T0] * 3
+    assert held.leased.deadline_ms == T0 + 100
+
+
+def test_a_fetch_without_a_timeout_has_the_policy_s() -> None:
+    q = Q(lease_ms=777).add("a")
+    held = Batch(q.state).fetch(0, "worker", T0, 0)
+    assert held is not None
+    assert (held.leased.deadline_ms, held.leased.worker, held.leased.bound) == (T0 + 777, "worker", False)
+
+
+# What is declined
+
+
+Try = Callable[[Batch, int], object]
+
+
+def enqueue(batch: Batch, now_ms: int) -> object:
+    return batch.enqueue(b"x", now_ms, 0)
+
+
+def fetch(batch: Batch, now_ms: int) -> object:
+    return batch.fetch(100, "", now_ms, 0)
+
+
+def ack_first(batch: Batch, now_ms: int) -> object:
+    """Of the first lease of the first task."""
+    return batch.ack(LEASE.format(1, 1), 1, now_ms) or None
+
+
+def remembering() -> Q:
+    """A task is gone and its id known, another is leased, a third is ready."""
+    q = Q().add("b").add("a", dedup_ms=1000, priority=1).add("c")
+    q.ack(q.take(10_000))
+    assert q.take(10_000) == LEASE.format(1, 2)
+    return q
+
+
+def leased(**options: Any) -> Q:
+    q = Q().add("a", **options)
+    q.take()
+    return q
+
+
+def nacked(*, again: bool) -> Q:
+    """A task that was given up once and is ready; or leased again."""
+    q = Q().add("a")
+    q.nack(q.take())
+    if again:
+        q.take()
+    return q
+
+
+def redriven() -> Q:
+    q = Q().add("a").add("b", priority=1)
+    q.nack(q.take(), kind="fatal")
+    q.redrive()
+    return q
+
+
+def paused() -> Q:
+    q = Q().add("a")
+    q.pause()
+    return q
+
+
+def overdue() -> Q:
+    """The first task's lease ends now, the second one is ready."""
+    q = Q().add("a", "b")
+    q.take(10)
+    return q.wait(10)
+
+
+def extended() -> Q:
+    q = Q().add("a")
+    q.extend(q.take(), 500)
+    return q
+
+
+def acked() -> Q:
+    q = Q().add("a")
+    q.ack(q.take())
+    return q
+
+
+DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
+    "the first task of a queue": (Q, enqueue),
+    "a payload that is too long": (
+        lambda: Q().add("a"),
+        lambda batch, now_ms: batch.enqueue(b"x" * (PAYLOAD_BYTES_MAX + 1), now_ms, 0),
+    ),
+    "an id that a client took": (lambda: Q().add("2-0000000000000000"), enqueue),
+    "an enqueue where ids are remembered": (remembering, enqueue),
+    "a fetch where ids are remembered": (remembering, fetch),
+    "an ack where ids are remembered": (remembering, lambda batch, at: batch.ack(LEASE.format(1, 2), 1, at) or None),
+    "an enqueue where the policy bounds the queue": (lambda: Q(max_ready=5).add("a"), enqueue),
+    "an enqueue where the policy has a ttl": (lambda: Q(ttl_ms=5).add("a"), enqueue),
+    "a fetch where the policy has a ttl": (lambda: Q(ttl_ms=500).add("a"), fetch),
+    "a fetch while paused": (paused, fetch),
+    "a fetch from an empty queue": (acked, fetch),
+    "a fetch where all is leased": (leased, fetch),
+    "a fetch while a lease is overdue": (overdue, fetch),
+    "a fetch while a task is to mature": (lambda: Q().add("a").add("b", delay_ms=10).wait(10), fetch),
+    "a fetch while a ttl has run out": (lambda: Q().add("a").add("b", ttl_ms=10).wait(10), fetch),
+    "a fetch of a task that was given up before": (lambda: nacked(again=False), fetch),
+    "a fetch of a task with a lease of its own": (lambda: Q().add("a", lease_ms=5), fetch),
+    "a fetch of a task with attempts of its own": (lambda: Q().add("a", max_attempts=5), fetch),
+    "a fetch of a task with a ttl": (lambda: Q().add("a", ttl_ms=500), fetch),
+    "a fetch of a task with a dedup window": (lambda: Q().add("a", dedup_ms=500), fetch),
+    "a fetch where a task was redriven": (redriven, fetch),
+    "an ack of a task that was given up before": (
+        lambda: nacked(again=True),
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 2), 1, now_ms) or None,
+    ),
+    "an ack of a task with options": (lambda: leased(max_attempts=5), ack_first),
+    "an ack of a task with a dedup window": (lambda: leased(dedup_ms=5), ack_first),
+    "an ack of a lease that was extended": (extended, ack_first),
+    "an ack of a void lease": (lambda: nacked(again=True), ack_first),
+    "an ack of what was acked": (acked, ack_first),
+    "an ack of a task that is ready": (lambda: Q().add("a"), ack_first),
+    "an ack of what never was": (lambda: Q().add("a"), lambda batch, at: batch.ack(LEASE.format(9, 9), 9, at) or None),
+    "an ack of a lease with another nonce": (
+        leased,
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 1)[:-1] + "1", 1, now_ms) or None,
+    ),
+    "an ack that names another task": (
+        leased,
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 1), 2, now_ms) or None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DECLINED)
+def test_declined_and_nothing_has_happened(what: str) -> None:
+    make, attempt = DECLINED[what]
+    q = make()
+    old = q.state
+    was = dump(old)
+    batch = Batch(old)
+    assert attempt(batch, q.now) is None, what
+    assert batch.events == []
+    assert batch.close() is old
+    assert dump(old) == was
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a fetch while a lease is overdue", "a fetch while a task is to mature", "a fetch while a ttl has run out"],
+)
+def test_a_moment_before_anything_is_due_a_fetch_is_taken(what: str) -> None:
+    q = DECLINED[what][0]()
+    assert fetch(Batch(q.state), q.now - 1) is not None
+
+
+def test_a_payload_of_just_the_limit_is_taken() -> None:
+    assert Batch(Q().add("a").state).enqueue(b"x" * PAYLOAD_BYTES_MAX, T0, 0) is not None
+
+
+def test_a_queue_that_is_born_with_a_policy_of_its_own_is_born_by_decide() -> None:
+    q = Q(born=Policy(lease_ms=5))
+    assert enqueue(Batch(q.state), T0) is None
+
+
+# Versions
+
+
+@pytest.mark.parametrize("pack_from", PACK_FROM)
+def test_batch_after_batch_can_be_taken_back_and_gone_over_again(pack_from: int) -> None:
+    """A turn that the log refuses goes back to the state before it; the next one begins there."""
+    q = Q().add("a", "b", "c")
+    q.state.heart().pack_from = pack_from
+    states, logs = [q.state], []
+    for _ in range(3):
+        batch = Batch(states[-1])
+        assert batch.enqueue(b"x", T0, len(states)) is not None
+        held = batch.fetch(100, "", T0, 0)
+        assert held is not None
+        assert batch.ack(held.leased.lease_id, held.leased.number, T0)
+        states.append(batch.close())
+        logs.append(batch.events)
+    was = [dump(state) for state in states]
+    for _ in range(2):
+        again = Batch(states[1])
+        assert again.enqueue(b"other", T0, 99) is not None
+        other = again.close()
+        assert [dump(state) for state in reversed(states)] == was[::-1]
+        assert [task.payload for task in other.in_state("ready")][-1] == b"other"
+    image = state_of(states[0].image())
+    assert [dump(replay(chain.from_iterable(logs[:n]), image)) for n in range(4)] == was
