@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from tests.server.history import Op, Recorder
-from tests.server.support import Gone
+from tests.server.support import Client, Gone
 
 QUEUE = "jobs"
 PLAIN = "plain"
@@ -185,6 +185,13 @@ def look(recorder: Recorder) -> dict[str, str]:
         assert len(tasks) < 1000, "more than can be looked at"
         left |= {task["payload"]: state for task in tasks}
     return left
+
+
+def check_books(client: Client, left: dict[str, str]) -> list[dict[str, Any]]:
+    """The server's own books must say the same as the clients (I1). They are given back, a queue each."""
+    books = [client.map("MOXY.INFO", queue) for queue in (QUEUE, PLAIN)]
+    assert sum(info["total_enqueued"] for info in books) == len(left) + sum(info["total_acked"] for info in books)
+    return books
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from moxy.journal.disk import OsDisk
 from moxy.journal.verify import verify
 from tests.server.history import Recorder, check
 from tests.server.launch import MOXY, Launched, broken, contents, moxy, serve
-from tests.server.load import PLAIN, QUEUE, STATES, Crew, crew_pool, look
+from tests.server.load import QUEUE, STATES, Crew, check_books, crew_pool, look
 from tests.server.support import Client, Failure, Gone, Status, until
 
 CLIENTS = 8
@@ -64,8 +64,7 @@ def check_drained(crew: Crew, server: Launched) -> None:
     findings = check(crew.ops, left)
     assert not findings, f"{len(findings)} findings, seed {crew.seed!r}: {findings[:10]}"
     with server.client() as client:
-        books = [client.map("MOXY.INFO", queue) for queue in (QUEUE, PLAIN)]
-    assert sum(info["total_enqueued"] for info in books) == len(left) + sum(info["total_acked"] for info in books)
+        check_books(client, left)
 
 
 def check_log(directory: Path) -> None:
