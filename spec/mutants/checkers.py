@@ -25,8 +25,9 @@ class Checker:
         return (ROOT / self.needs).exists()
 
 
-def _tests(path: str, about: str) -> Checker:
-    return Checker(about, ("-m", "pytest", "-xq", "--tb=short", "--no-header", "-p", "no:cacheprovider", path), path)
+def _tests(path: str, about: str, *more: str) -> Checker:
+    command = ("-m", "pytest", "-xq", "--tb=short", "--no-header", "-p", "no:cacheprovider", path, *more)
+    return Checker(about, command, path)
 
 
 _LOCKSTEP: Final = """
@@ -73,8 +74,14 @@ CHECKERS: Final[dict[str, Checker]] = {
     "core": _tests("tests/core", "the core by example"),
     "journal": _tests("tests/journal", "the log under faults"),
     "server": _tests("tests/server/test_conversation.py", "conversations over a socket"),
-    "batch": _tests("tests/core/test_batch.py", "the fast lane's rules against those of `decide`"),
-    "lane": _tests("tests/server/test_lane.py", "the fast lane over a socket"),
+    "batch": _tests(
+        "tests/core/test_batch.py",
+        "the fast lane's rules against those of `decide`",
+        "tests/core/test_batch_lockstep.py",
+    ),
+    "lane": _tests(
+        "tests/server/test_lane.py", "the fast lane, with and without sockets", "tests/server/test_lane_sockets.py"
+    ),
     "tick": _tests("tests/server/test_tick.py", "turns, sockets and what the kernel says of them"),
 }
 """By name, the quick ones first: in this order they are tried when those that a fault names see nothing."""
