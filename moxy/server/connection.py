@@ -183,9 +183,8 @@ class Connection:
 
     @property
     def awaits_turn(self) -> bool:
-        """Whether the fast lane took what came last, and its turn is not over."""
-        last = self._slots[-1] if self._slots else None
-        return isinstance(last, Told) and not last.ready
+        """Whether the fast lane has carried out what no turn has committed."""
+        return self._lane is not None and self._lane.commands > 0
 
     @property
     def is_at_rest(self) -> bool:

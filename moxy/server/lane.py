@@ -51,7 +51,7 @@ class Told:
 
 @final
 class Lane:
-    """Carries out plain commands between turns. `commands` counts them."""
+    """Carries out plain commands between turns. `commands` counts those that no turn has committed yet."""
 
     __slots__ = ("_batches", "_clock", "_draw", "_epoch", "_plain", "_seed", "_told", "_waiting", "commands")
 
@@ -126,8 +126,9 @@ class Lane:
         self.commands += at - first
         return told
 
-    def turn_over(self, refused: Refused | None) -> None:
-        """The turn that the replies so far belong to is committed, or refused: then none of it happened."""
+    def turn_over(self, refused: Refused | None) -> int:
+        """The turn that the replies so far belong to is committed, or refused: then none of it happened. How many
+        commands it had from here."""
         reply = b"" if refused is None else encode(Error(refused.code, refused.text), False)
         for told in self._told:
             told.ready = True
@@ -135,6 +136,8 @@ class Lane:
                 told.output = reply * told.count
                 told.leases.clear()
         self._told.clear()
+        commands, self.commands = self.commands, 0
+        return commands
 
     def _begin_epoch(self) -> None:
         self._epoch = self._plain.epoch

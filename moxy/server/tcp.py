@@ -234,9 +234,7 @@ class Server:
         self.may_reply = True
         try:
             if self._lane is not None:
-                self._lane.turn_over(turn.refused)
-                self._greetings.commands += self._lane.commands
-                self._lane.commands = 0
+                self._greetings.commands += self._lane.turn_over(turn.refused)
             self._greetings.commands += len(turn.answered)
             self._greetings.blocked = self.service.blocked
             self._reply(turn)

@@ -271,7 +271,6 @@ class ConnectionSystem(OverService[_Talker]):
     def heard(self, turn: Turn) -> None:
         if self._lane is not None:
             self._lane.turn_over(turn.refused)
-            self._lane.commands = 0
         for name, talker in self.clients.items():
             self._read(talker)
             if talker.argv and (reply := talker.decoder.next()):

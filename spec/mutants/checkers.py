@@ -74,11 +74,7 @@ CHECKERS: Final[dict[str, Checker]] = {
     "core": _tests("tests/core", "the core by example"),
     "journal": _tests("tests/journal", "the log under faults"),
     "server": _tests("tests/server/test_conversation.py", "conversations over a socket"),
-    "batch": _tests(
-        "tests/core/test_batch.py",
-        "the fast lane's rules against those of `decide`",
-        "tests/core/test_batch_lockstep.py",
-    ),
+    "batch": _tests("tests/core/test_batch.py", "the fast lane's rules against those of `decide`"),
     "lane": _tests(
         "tests/server/test_lane.py", "the fast lane, with and without sockets", "tests/server/test_lane_sockets.py"
     ),

@@ -132,6 +132,14 @@ LANE: Final = tuple(
             ("machine", "simulate"),
         ),
         (
+            "held-back-without-a-turn",
+            "Plain commands that were held back are carried out, and no turn is asked for that commits them.",
+            _TCP,
+            "            if requests or connection.awaits_turn:\n",
+            "            if requests:\n",
+            ("lane",),
+        ),
+        (
             "carried-out-during-a-commit",
             "What arrives while a turn is on its way to the disk is carried out in it.",
             _TCP,

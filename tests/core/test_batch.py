@@ -1,11 +1,14 @@
-"""Plain commands decided in bulk, against `decide` one by one: the same events, the same states, or nothing at all.
+"""A batch against `decide` and `apply`: what it takes comes to the same, event for event; what it declines is nothing.
 
-Lives here: the promise of core/batch.py. Must not: a rule; what is right is what `decide` says.
+Lives here: one history told twice, and what a batch takes and declines, by example. Must not: a rule; `decide` says
+what is right.
 """
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
+from itertools import chain, islice
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,223 +16,518 @@ from hypothesis import strategies as st
 
 from moxy.core import ids
 from moxy.core.batch import Batch
-from moxy.core.commands import UNSET, Ack, AnyCommand, Enqueue, Fetch, Nack
+from moxy.core.commands import (
+    UNSET,
+    Ack,
+    AnyCommand,
+    Configure,
+    Delete,
+    Enqueue,
+    EnqueueMany,
+    Fetch,
+    Nack,
+    Pause,
+    Redrive,
+    Resume,
+    Tick,
+)
 from moxy.core.decider import decide
-from moxy.core.decision import Decision
 from moxy.core.errors import Refused
-from moxy.core.events import AnyEvent, Enqueued
+from moxy.core.events import Acked, Enqueued, Leased
+from moxy.core.heart import NEVER_MS
 from moxy.core.ids import split_lease_id
-from moxy.core.invariants import broken, broken_by
+from moxy.core.invariants import broken_by
 from moxy.core.policy import PAYLOAD_BYTES_MAX, Policy
+from moxy.core.reading import different
 from moxy.core.reducer import replay
 from moxy.core.state import QueueState, state_of
-from moxy.core.tasks import Held
-from tests.core.support import T0, dump
-from tests.core.test_properties import World
+from moxy.core.vicinity import broken_near
+from tests.core.support import DAY_MS, T0, Q, ack, dump
+from tests.core.test_properties import RANDOMS, World
 
-SEEDS = st.integers(0, 1 << 32)
-PLAIN = Enqueue("jobs", b"x", "", 0, 0, UNSET, UNSET, 0, 0)
+PACK_FROM = (0, 2, 5000)
+"""With the first two, tasks wait packed, as those of a long queue do."""
+LEASE = "jobs:{}:{}:0000000000000000"
+"""Ids of leases whose nonces were drawn as zeros."""
 
 
-class Twins:
-    """Two queues with one past: to one things happen in batches, to the other command by command."""
+# One history, told twice
 
-    def __init__(self, state: QueueState) -> None:
-        self.batched = state
-        self.truth = state_of(state.image())
-        self.taken: Counter[str] = Counter()
-        self.declined: Counter[str] = Counter()
-        self.old: list[tuple[QueueState, object]] = []
 
-    def run(
-        self, rng: random.Random, now_ms: int, length: int, steps_ms: Sequence[int] = (0, 0, 0, 1, 3, 20, -2)
-    ) -> int:
-        """A batch of up to so many commands; what time it is after it. It ends where a command is declined."""
-        before, was = self.batched, dump(self.truth)
-        truth_before = self.truth
-        batch = Batch(before)
-        events: list[AnyEvent] = []
-        for _ in range(length):
-            now_ms += rng.choice(steps_ms)
-            seed = rng.getrandbits(64)
-            kind = rng.choice("EEFFAAA")
-            command = self.command(kind, rng)
-            if not self.agree(batch, command, now_ms, seed, events):
-                self.declined[kind] += 1
-                break
-            self.taken[kind] += 1
-        self.batched = batch.close()
-        assert (self.batched is before) == (not events)
-        assert dump(self.batched) == dump(self.truth)
-        assert broken_by(truth_before, events, self.truth) == []
-        assert broken(self.batched) == []
-        self.old.append((before, was))
-        return now_ms
+def outcome(state: QueueState, command: AnyCommand, now_ms: int, seed: int) -> tuple[QueueState, Any]:
+    """The state after a command, and what there is to compare."""
+    try:
+        decision = decide(state, command, now_ms, seed)
+    except Refused as refused:
+        return state, (refused.code, refused.text)
+    return decision.state, (decision.events, decision.answer)
 
-    def command(self, kind: str, rng: random.Random) -> AnyCommand:
+
+class Told(World):
+    """A queue, its clock and its leases, and all that happens to it twice: `state` goes by batches where they take a
+    command, `twin` by `decide` alone, and has a heart of its own.
+
+    `kept` are pairs of states from between the steps, and how they read then. `seen` counts what was exercised.
+    """
+
+    def __init__(self, rng: random.Random, is_rich: bool) -> None:
+        super().__init__(rng)
+        self.is_rich = is_rich
+        self.is_strict = rng.random() < 0.4
+        """Now and then there is a bound, a TTL, a dedup window, a dead letter, a redrive."""
+        if not is_rich:
+            self.state = QueueState("jobs")
+        self.twin = QueueState("jobs", self.state.policy)
+        for state in (self.state, self.twin):
+            state.heart().pack_from = rng.choice(PACK_FROM)
+        self.kept: list[tuple[QueueState, QueueState, Any]] = []
+        self.seen: Counter[str] = Counter()
+
+    def live(self) -> set[str]:
+        """Of the twin: while a batch is open, no state on its side can be read."""
+        return {task.lease.lease_id for task in self.twin.in_state("processing") if task.lease is not None}
+
+    def command(self) -> AnyCommand:
+        """Rich: any. Else what leaves much that is plain, and ids that the queue would make itself, now or soon."""
+        rng = self.rng
+        if self.is_rich:
+            return super().command()
+        kind = rng.choice("EEPPLIMFFNDUZZZTTTTTT")
+        live = sorted(self.live())
+        if self.is_strict and rng.random() < 0.3:
+            unusual: list[AnyCommand] = [
+                Configure("jobs", ((rng.choice(("max_ready", "ttl_ms")), rng.choice((0, 0, 0, 2))),)),
+                Enqueue("jobs", b"d", rng.choice(("a", "b")), dedup_ms=rng.choice((1, 20))),
+                Redrive("jobs"),
+            ]
+            if live:
+                _, number, token = split_lease_id(live[0])
+                unusual.append(Nack("jobs", live[0], number, token, "fatal"))
+            return rng.choice(unusual)
+        if kind in "EPLI":
+            number = self.twin.next_number + rng.randrange(3)
+            task_id = ids.task_id(number, rng.choice((0, 1))) if kind == "I" else ""
+            priority = rng.randrange(10) if kind == "P" else 0
+            return Enqueue("jobs", b"e", task_id, priority, rng.choice((3, 20)) if kind == "L" else 0)
+        if kind == "M":
+            return EnqueueMany("jobs", (b"m",) * rng.randint(1, 6))
+        if kind == "F":
+            return Fetch("jobs", rng.choice((0, 5, 50)), rng.randint(1, 2), "worker", rng.random() < 0.3)
+        if kind == "N" and live:
+            lease_id = rng.choice(live)
+            _, number, token = split_lease_id(lease_id)
+            return Nack("jobs", lease_id, number, token, rng.choice(("retry", "release")), rng.choice((UNSET, 8)))
+        if kind == "D" and self.twin.tasks:
+            return Delete("jobs", rng.choice([task.task_id for task in self.twin.tasks.values()]))
+        return {"U": Pause, "Z": Resume}.get(kind, Tick)("jobs")
+
+    def pass_time(self) -> None:
+        self.now += self.rng.choice((0, 0, 0, 0, 0, 0, 1, 1, 3, 10, 40, -2))
+
+    def draw(self) -> int:
+        """A seed, which is its own first nonce; now and then one that makes an id that is taken."""
+        return self.rng.choice((0, 1, self.rng.getrandbits(64), self.rng.getrandbits(64)))
+
+    def step(self) -> None:
+        """A command on the usual way: it comes to the same, whatever the two went through before."""
+        self.pass_time()
+        command, seed = self.command(), self.draw()
+        self.state, mine = outcome(self.state, command, self.now, seed)
+        self.twin, its = outcome(self.twin, command, self.now, seed)
+        assert mine == its, command
+        if isinstance(its[0], tuple):
+            self.leases += [event.lease_id for event in its[0] if isinstance(event, Leased)]
+
+    def run(self) -> None:
+        """A batch of plain commands, sometimes while a reader goes through the frozen tasks; and what must hold."""
+        rng, start, twin_start = self.rng, self.state, self.twin
+        was, tasks_were = dump(start), dict(start.tasks)
+        frozen = iter(start.frozen().tasks) if rng.random() < 0.3 else None
+        read = list(islice(frozen or (), rng.randrange(3)))
+        batch = Batch(start)
+        for _ in range(rng.randrange(16)):
+            self.pass_time()
+            self.try_one(batch)
+            read += islice(frozen or (), rng.randrange(2))
+        events = list(batch.events)
+        closed = batch.close()
+        if frozen is not None:
+            read += frozen
+            assert {task.number: task for task in read} == tasks_were, "a frozen image changed"
+            assert len(read) == len(tasks_were)
+            closed.thaw()
+        assert different(closed, self.twin) == []
+        assert closed.soonest_ms <= (closed.next_due_ms() or NEVER_MS), "time would come too late"
+        assert dump(start) == was, "the state before the batch stays as it was"
+        assert (closed is start) == (self.twin is twin_start) == (not events)
+        if not events:
+            return
+        assert broken_by(start, events, closed) == []
+        assert broken_near(start, events, closed) == []
+        assert dump(replay(events, start)) == dump(closed) == dump(self.twin), "I10"
+        self.state = closed
+        self.seen["batches with events"] += 1
+        self.seen["longest"] = max(self.seen["longest"], len(events))
+
+    def try_one(self, batch: Batch) -> None:
+        """One plain command: taken, and then all that `decide` says comes of it; or declined, and then nothing."""
+        rng, now, nonce, happened = self.rng, self.now, self.draw(), len(batch.events)
+        kind = rng.choice("EEFFFAAA")
+        expected: AnyCommand
+        answer: Any = None
         if kind == "E":
-            return Enqueue("jobs", bytes([rng.randrange(256)]), "", 0, 0, UNSET, UNSET, 0, 0)
-        held = [task.lease.lease_id for task in self.truth.in_state("processing") if task.lease is not None]
-        if kind == "F" or not held:
-            return Fetch("jobs", rng.choice((0, 1, 50)), 1, "worker", False)
-        lease_id = rng.choice(held) if rng.random() < 0.9 else f"jobs:{rng.randint(1, 9)}:{rng.randint(1, 9)}:{0:016x}"
-        return Ack("jobs", lease_id, *split_lease_id(lease_id)[1:])
-
-    def agree(self, batch: Batch, command: AnyCommand, now_ms: int, seed: int, events: list[AnyEvent]) -> bool:
-        """Whether the batch took it; then as `decide` would have."""
-        nonce = ids.nonce(seed, 0)
-        count = len(batch.events)
-        if isinstance(command, Enqueue):
-            taken = batch.enqueue(command.payload, now_ms, nonce) is not None
-        elif isinstance(command, Fetch):
-            held = batch.fetch(command.lease_ms, command.worker, now_ms, nonce)
+            expected = Enqueue("jobs", bytes([rng.randrange(256)]))
+            event = batch.enqueue(expected.payload, now, nonce)
+            taken = event is not None
+            answer = [event.task_id] if event is not None else None
+        elif kind == "F":
+            expected = Fetch("jobs", rng.choice((0, 5, 50, 1000, 1000, 1000)), 1, rng.choice(("", "worker")))
+            held = batch.fetch(expected.lease_ms, expected.worker, now, nonce)
             taken = held is not None
-            assert held is None or held.leased is batch.events[-1]
+            if held is not None:
+                assert held.leased is batch.events[-1]
+                answer = (held.leased.lease_id, held.fresh.task_id, held.fresh.payload)
         else:
-            assert isinstance(command, Ack)
-            taken = batch.ack(command.lease_id, command.number, now_ms)
-        assert len(batch.events) == count + taken
+            expected = self.plain_ack()
+            taken = batch.ack(expected.lease_id, expected.number, now)
+        self.seen[f"{kind} {'taken' if taken else 'declined'}"] += 1
         if not taken:
-            return False
-        decision = decide(self.truth, command, now_ms, seed)
-        assert list(decision.events) == batch.events[-1:]
-        events += decision.events
-        self.truth = decision.state
-        return True
+            assert len(batch.events) == happened
+            return
+        self.note(kind, batch)
+        self.twin, (made, answered) = outcome(self.twin, expected, now, nonce)
+        assert made == tuple(batch.events[happened:]), expected
+        if kind == "F":
+            [delivery] = answered
+            assert (delivery.attempts, delivery.deliveries) == (0, 1)
+            answered = (delivery.lease_id, delivery.task_id, delivery.payload)
+            self.leases.append(delivery.lease_id)
+        assert answered == answer, expected
 
-    def something_else(self, command: AnyCommand, now_ms: int, seed: int) -> None:
-        """The same unusual thing happens to both."""
-        outcomes: list[Decision | str] = []
-        for state in (self.batched, self.truth):
-            try:
-                outcomes.append(decide(state, command, now_ms, seed))
-            except Refused as refused:
-                outcomes.append(refused.code)
-        one, other = outcomes
-        if isinstance(one, Decision) and isinstance(other, Decision):
-            assert (one.events, one.answer) == (other.events, other.answer)
-            self.batched, self.truth = one.state, other.state
-        else:
-            assert one == other
+    def note(self, kind: str, batch: Batch) -> None:
+        """What was special about a command that was taken. The twin has not carried it out yet."""
+        event, heart = batch.events[-1], self.twin.heart()
+        self.seen["taken while the clock was behind"] += self.now < self.twin.at_ms
+        self.seen["taken although a lease is overdue"] += any(key[0] <= self.now for key in self.twin.processing)
+        if kind == "F":
+            assert isinstance(event, Leased)
+            self.seen[f"fetched {type(heart.tasks[event.number]).__name__}"] += 1
+            self.seen["fetched by priority"] += self.twin.tasks[event.number].priority > 0
 
+    def plain_ack(self) -> Ack:
+        """Of a live lease most of the time, else of one that was, or never was."""
+        rng, live = self.rng, sorted(self.live())
+        lease_id = rng.choice(self.leases or [LEASE.format(1, 1)])
+        if live and rng.random() < 0.75:
+            lease_id = rng.choice(live)
+            if rng.random() < 0.1:
+                lease_id = lease_id[:-1] + rng.choice("0123456789abcdef")
+        return ack(lease_id)
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(SEEDS)
-def test_batches_are_what_decide_makes_of_their_commands(seed: int) -> None:
-    rng = random.Random(seed)
-    world = World(rng)
-    world.state.heart().pack_from = rng.choice((0, 2, 5000))
-    for _ in range(rng.choice((1, 5, 30))):
-        world.step()
-    twins = Twins(world.state)
-    now_ms = world.now
-    for _ in range(6):
-        now_ms = twins.run(rng, now_ms, rng.randrange(12))
-        world.state, world.now = twins.truth, now_ms
-        for _ in range(rng.randrange(3)):
-            twins.something_else(world.command(), now_ms, rng.getrandbits(64))
-    for state, was in rng.sample(twins.old, len(twins.old)):
-        assert dump(state) == was, "a state changed with a batch that came after it"
-    assert dump(twins.batched) == dump(twins.truth)
-
-
-@pytest.mark.parametrize("pack_from", [0, 5000])
-def test_plain_commands_are_taken(pack_from: int) -> None:
-    """Else the test above could hold without a single command."""
-    state = QueueState("jobs", Policy())
-    state.heart().pack_from = pack_from
-    twins = Twins(decide(state, PLAIN, T0, 7).state)
-    rng = random.Random(1)
-    for _ in range(200):
-        twins.run(rng, T0, 10, (0,))
-    assert min(twins.taken[kind] for kind in "EFA") > 50
+    def live_on(self, steps: int) -> None:
+        """Steps and batches. Old states are read between them, and sometimes it goes on from one, as it does after a
+        turn that the log refused."""
+        for _ in range(steps):
+            if self.rng.random() < 0.5:
+                self.step()
+            else:
+                self.run()
+            self.kept.append((self.state, self.twin, dump(self.state)))
+            if self.rng.random() < 0.2:
+                state, _, was = self.rng.choice(self.kept)
+                assert dump(state) == was
+            if self.rng.random() < 0.1:
+                self.state, self.twin, _ = self.rng.choice(self.kept)
+                self.seen["taken back"] += 1
 
 
-def test_an_empty_batch_comes_to_the_state_that_it_began_with() -> None:
-    state = decide(QueueState("jobs"), PLAIN, T0, 0).state
-    batch = Batch(state)
-    assert batch.close() is state
-    assert list(state.tasks) == [1]
+@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@given(rng=RANDOMS, steps=st.integers(1, 25), is_rich=st.booleans())
+def test_a_batch_comes_to_what_decide_and_apply_come_to(rng: random.Random, steps: int, is_rich: bool) -> None:
+    told = Told(rng, is_rich)
+    told.live_on(steps)
+    for state, twin, was in rng.sample(told.kept, len(told.kept)):
+        assert dump(state) == was, "an old state reads as it did, however many batches came after it"
+        assert dump(twin) == was
 
 
-def test_all_states_of_a_batch_are_undone_together() -> None:
-    """Reading the state before is what taking back a turn does."""
-    first = decide(QueueState("jobs"), PLAIN, T0, 0).state
-    was = dump(first)
-    batch = Batch(first)
-    held = batch.fetch(0, "w", T0, 1)
+def test_in_a_long_run_much_is_taken_and_nothing_stays_unexercised() -> None:
+    """Else the property above would hold of a batch that declines everything."""
+    seen: Counter[str] = Counter()
+    longest = 0
+    for seed in range(80):
+        told = Told(random.Random(seed), is_rich=seed % 4 == 0)
+        told.live_on(25)
+        longest = max(longest, told.seen.pop("longest", 0))
+        seen += told.seen
+    at_least = {
+        "batches with events": 300,
+        "E taken": 800,
+        "F taken": 200,
+        "A taken": 200,
+        "E declined": 100,
+        "F declined": 300,
+        "A declined": 300,
+        "fetched Enqueued": 50,
+        "fetched Task": 10,
+        "fetched bytes": 80,
+        "fetched by priority": 10,
+        "taken while the clock was behind": 100,
+        "taken although a lease is overdue": 40,
+        "taken back": 60,
+    }
+    assert {what: seen[what] for what, count in at_least.items() if seen[what] < count} == {}
+    assert longest >= 12
+
+
+# What is taken
+
+
+def test_a_whole_day_s_work_of_a_plain_queue_is_taken() -> None:
+    q = Q().add("a")
+    batch = Batch(q.state)
+    leases: list[str] = []
+    for number in range(1000):
+        assert batch.enqueue(b"x", q.now + number, number) is not None
+        held = batch.fetch(DAY_MS, "worker", q.now + number, number)
+        assert held is not None
+        leases.append(held.leased.lease_id)
+        if number % 2:
+            assert batch.ack(leases[-2], number, q.now + number)
+    closed = batch.close()
+    assert Counter(type(event) for event in batch.events) == {Enqueued: 1000, Leased: 1000, Acked: 500}
+    assert [task.number for task in closed.in_state("ready")] == [1001]
+    assert broken_by(q.state, batch.events, closed) == []
+
+
+def test_an_empty_batch_closes_to_the_very_state_that_it_began_with() -> None:
+    q = Q().add("a")
+    old, was = q.state, dump(q.state)
+    assert Batch(old).close() is old
+    assert dump(old) == was
+    assert Batch(old).close() is old, "again and again"
+
+
+def test_what_is_declined_does_not_end_the_batch() -> None:
+    batch = Batch(Q().add("a").state)
+    assert batch.ack(LEASE.format(1, 1), 1, T0) is False
+    assert batch.fetch(100, "", T0, 0) is not None
+    assert batch.fetch(100, "", T0, 0) is None
+    assert batch.ack(LEASE.format(1, 1), 1, T0) is True
+    assert [type(event) for event in batch.events] == [Leased, Acked]
+
+
+def test_an_ack_that_is_late_but_ahead_of_the_expiry_is_taken() -> None:
+    q = Q().add("a")
+    lease_id = q.take(100)
+    batch = Batch(q.state)
+    assert batch.ack(lease_id, 1, q.now + 100)
+    assert len(batch.close().tasks) == 0
+
+
+def test_a_task_that_was_delayed_is_taken_once_it_is_ready() -> None:
+    q = Q().add("a", delay_ms=10, priority=3)
+    q.tick(10)
+    batch = Batch(state_of(q.state.image()))  # whose heart has not gone back to when something was still due
+    held = batch.fetch(100, "", q.now, 0)
     assert held is not None
-    assert batch.enqueue(b"y", T0, 2) is not None
-    assert batch.ack(held.leased.lease_id, 1, T0)
-    last = batch.close()
-    now = dump(last)
+    assert batch.ack(held.leased.lease_id, 1, q.now)
+
+
+def test_the_clock_may_be_behind_the_queue() -> None:
+    """I15."""
+    q = Q().add("a")
+    batch = Batch(q.state)
+    assert batch.enqueue(b"", T0 - 50, 0) is not None
+    held = batch.fetch(100, "", T0 - 50, 0)
+    assert held is not None
+    assert batch.ack(held.leased.lease_id, 1, T0 - 50)
+    assert [event.at_ms for event in batch.events] == [T0] * 3
+    assert held.leased.deadline_ms == T0 + 100
+
+
+def test_a_fetch_without_a_timeout_has_the_policy_s() -> None:
+    q = Q(lease_ms=777).add("a")
+    held = Batch(q.state).fetch(0, "worker", T0, 0)
+    assert held is not None
+    assert (held.leased.deadline_ms, held.leased.worker, held.leased.bound) == (T0 + 777, "worker", False)
+
+
+# What is declined
+
+
+Try = Callable[[Batch, int], object]
+
+
+def enqueue(batch: Batch, now_ms: int) -> object:
+    return batch.enqueue(b"x", now_ms, 0)
+
+
+def fetch(batch: Batch, now_ms: int) -> object:
+    return batch.fetch(100, "", now_ms, 0)
+
+
+def ack_first(batch: Batch, now_ms: int) -> object:
+    """Of the first lease of the first task."""
+    return batch.ack(LEASE.format(1, 1), 1, now_ms) or None
+
+
+def remembering() -> Q:
+    """A task is gone and its id known, another is leased, a third is ready."""
+    q = Q().add("b").add("a", dedup_ms=1000, priority=1).add("c")
+    q.ack(q.take(10_000))
+    assert q.take(10_000) == LEASE.format(1, 2)
+    return q
+
+
+def leased(**options: Any) -> Q:
+    q = Q().add("a", **options)
+    q.take()
+    return q
+
+
+def nacked(*, again: bool) -> Q:
+    """A task that was given up once and is ready; or leased again."""
+    q = Q().add("a")
+    q.nack(q.take())
+    if again:
+        q.take()
+    return q
+
+
+def redriven() -> Q:
+    q = Q().add("a").add("b", priority=1)
+    q.nack(q.take(), kind="fatal")
+    q.redrive()
+    return q
+
+
+def paused() -> Q:
+    q = Q().add("a")
+    q.pause()
+    return q
+
+
+def overdue() -> Q:
+    """The first task's lease ends now, the second one is ready."""
+    q = Q().add("a", "b")
+    q.take(10)
+    return q.wait(10)
+
+
+def extended() -> Q:
+    q = Q().add("a")
+    q.extend(q.take(), 500)
+    return q
+
+
+def acked() -> Q:
+    q = Q().add("a")
+    q.ack(q.take())
+    return q
+
+
+DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
+    "the first task of a queue": (Q, enqueue),
+    "a payload that is too long": (
+        lambda: Q().add("a"),
+        lambda batch, now_ms: batch.enqueue(b"x" * (PAYLOAD_BYTES_MAX + 1), now_ms, 0),
+    ),
+    "an id that a client took": (lambda: Q().add("2-0000000000000000"), enqueue),
+    "an enqueue where ids are remembered": (remembering, enqueue),
+    "a fetch where ids are remembered": (remembering, fetch),
+    "an ack where ids are remembered": (remembering, lambda batch, at: batch.ack(LEASE.format(1, 2), 1, at) or None),
+    "an enqueue where the policy bounds the queue": (lambda: Q(max_ready=5).add("a"), enqueue),
+    "an enqueue where the policy has a ttl": (lambda: Q(ttl_ms=5).add("a"), enqueue),
+    "a fetch where the policy has a ttl": (lambda: Q(ttl_ms=500).add("a"), fetch),
+    "a fetch while paused": (paused, fetch),
+    "a fetch from an empty queue": (acked, fetch),
+    "a fetch where all is leased": (leased, fetch),
+    "a fetch while a lease is overdue": (overdue, fetch),
+    "a fetch while a task is to mature": (lambda: Q().add("a").add("b", delay_ms=10).wait(10), fetch),
+    "a fetch while a ttl has run out": (lambda: Q().add("a").add("b", ttl_ms=10).wait(10), fetch),
+    "a fetch of a task that was given up before": (lambda: nacked(again=False), fetch),
+    "a fetch of a task with a lease of its own": (lambda: Q().add("a", lease_ms=5), fetch),
+    "a fetch of a task with attempts of its own": (lambda: Q().add("a", max_attempts=5), fetch),
+    "a fetch of a task with a ttl": (lambda: Q().add("a", ttl_ms=500), fetch),
+    "a fetch of a task with a dedup window": (lambda: Q().add("a", dedup_ms=500), fetch),
+    "a fetch where a task was redriven": (redriven, fetch),
+    "an ack of a task that was given up before": (
+        lambda: nacked(again=True),
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 2), 1, now_ms) or None,
+    ),
+    "an ack of a task with options": (lambda: leased(max_attempts=5), ack_first),
+    "an ack of a task with a dedup window": (lambda: leased(dedup_ms=5), ack_first),
+    "an ack of a lease that was extended": (extended, ack_first),
+    "an ack of a void lease": (lambda: nacked(again=True), ack_first),
+    "an ack of what was acked": (acked, ack_first),
+    "an ack of a task that is ready": (lambda: Q().add("a"), ack_first),
+    "an ack of what never was": (lambda: Q().add("a"), lambda batch, at: batch.ack(LEASE.format(9, 9), 9, at) or None),
+    "an ack of a lease with another nonce": (
+        leased,
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 1)[:-1] + "1", 1, now_ms) or None,
+    ),
+    "an ack that names another task": (
+        leased,
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 1), 2, now_ms) or None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DECLINED)
+def test_declined_and_nothing_has_happened(what: str) -> None:
+    make, attempt = DECLINED[what]
+    q = make()
+    old = q.state
+    was = dump(old)
+    batch = Batch(old)
+    assert attempt(batch, q.now) is None, what
+    assert batch.events == []
+    assert batch.close() is old
+    assert dump(old) == was
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a fetch while a lease is overdue", "a fetch while a task is to mature", "a fetch while a ttl has run out"],
+)
+def test_a_moment_before_anything_is_due_a_fetch_is_taken(what: str) -> None:
+    q = DECLINED[what][0]()
+    assert fetch(Batch(q.state), q.now - 1) is not None
+
+
+def test_a_payload_of_just_the_limit_is_taken() -> None:
+    assert Batch(Q().add("a").state).enqueue(b"x" * PAYLOAD_BYTES_MAX, T0, 0) is not None
+
+
+def test_a_queue_that_is_born_with_a_policy_of_its_own_is_born_by_decide() -> None:
+    q = Q(born=Policy(lease_ms=5))
+    assert enqueue(Batch(q.state), T0) is None
+
+
+# Versions
+
+
+@pytest.mark.parametrize("pack_from", PACK_FROM)
+def test_batch_after_batch_can_be_taken_back_and_gone_over_again(pack_from: int) -> None:
+    """A turn that the log refuses goes back to the state before it; the next one begins there."""
+    q = Q().add("a", "b", "c")
+    q.state.heart().pack_from = pack_from
+    states, logs = [q.state], []
     for _ in range(3):
-        assert dump(first) == was
-        assert dump(last) == now
-    assert now == dump(replay(batch.events, state_of(first.image())))
-
-
-def plain_queue(*commands: AnyCommand, policy: Policy | None = None) -> QueueState:
-    state = QueueState("jobs", policy or Policy())
-    for command in commands:
-        state = decide(state, command, T0, 0).state
-    return state
-
-
-def with_id(state: QueueState) -> str:
-    (task,) = state.in_state("processing")
-    assert task.lease is not None
-    return task.lease.lease_id
-
-
-def test_what_is_not_plain_is_declined_and_nothing_happens() -> None:
-    fetch = Fetch("jobs", 0, 1, "w", False)
-    dedup = Enqueue("jobs", b"x", "a", 0, 0, UNSET, UNSET, 0, 1000)
-    gone = plain_queue(PLAIN, dedup, fetch, fetch)
-    second = next(task for task in gone.in_state("processing") if task.task_id == "a")
-    assert second.lease is not None
-    remembering = decide(gone, Ack("jobs", second.lease.lease_id, 2, second.token), T0, 0).state
-    leased = plain_queue(PLAIN, fetch)
-    nacked = decide(leased, Nack("jobs", with_id(leased), 1, 1, "retry", 0, ""), T0, 0).state
-    cases: list[tuple[QueueState, str]] = [
-        (QueueState("jobs"), "E"),
-        (remembering, "EF"),
-        (plain_queue(PLAIN, policy=Policy(max_ready=5)), "E"),
-        (plain_queue(PLAIN, policy=Policy(ttl_ms=5)), "E"),
-        (nacked, "F"),
-        (plain_queue(Enqueue("jobs", b"x", "", 0, 0, UNSET, 3, 0, 0)), "F"),
-        (leased, "F"),  # there is nothing
-    ]
-    for state, kinds in cases:
-        was = dump(state)
-        batch = Batch(state)
-        if "E" in kinds:
-            assert batch.enqueue(b"x", T0, 0) is None
-        if "F" in kinds:
-            assert batch.fetch(0, "w", T0, 0) is None
-        assert batch.close() is state
-        assert dump(state) == was
-
-
-def test_a_payload_too_long_is_declined() -> None:
-    batch = Batch(plain_queue(PLAIN))
-    assert batch.enqueue(b"x" * (PAYLOAD_BYTES_MAX + 1), T0, 0) is None
-    assert isinstance(batch.enqueue(b"x" * PAYLOAD_BYTES_MAX, T0, 0), Enqueued)
-
-
-def test_while_work_is_due_nothing_is_fetched() -> None:
-    """What is due may stand before the next task."""
-    state = plain_queue(PLAIN, PLAIN, Fetch("jobs", 10, 1, "w", False))
-    batch = Batch(state)
-    assert batch.fetch(0, "w", T0 + 10, 0) is None
-    assert isinstance(batch.fetch(0, "w", T0 + 9, 0), Held)
-
-
-def test_an_ack_needs_the_very_lease() -> None:
-    state = plain_queue(PLAIN, Fetch("jobs", 10, 1, "w", False))
-    lease_id = with_id(state)
-    batch = Batch(state)
-    assert not batch.ack(lease_id[:-1] + "f", 1, T0)
-    assert not batch.ack(lease_id, 2, T0)
-    assert batch.ack(lease_id, 1, T0)
-    assert not batch.ack(lease_id, 1, T0)
+        batch = Batch(states[-1])
+        assert batch.enqueue(b"x", T0, len(states)) is not None
+        held = batch.fetch(100, "", T0, 0)
+        assert held is not None
+        assert batch.ack(held.leased.lease_id, held.leased.number, T0)
+        states.append(batch.close())
+        logs.append(batch.events)
+    was = [dump(state) for state in states]
+    for _ in range(2):
+        again = Batch(states[1])
+        assert again.enqueue(b"other", T0, 99) is not None
+        other = again.close()
+        assert [dump(state) for state in reversed(states)] == was[::-1]
+        assert [task.payload for task in other.in_state("ready")][-1] == b"other"
+    image = state_of(states[0].image())
+    assert [dump(replay(chain.from_iterable(logs[:n]), image)) for n in range(4)] == was
