@@ -1,13 +1,13 @@
 """What the simulated clients are made of: a connection that asks one thing at a time, and what they know for certain.
 
-Lives here: RESP2 as a client reads it, and the rules that no reply may break. Must not: what clients do (`simulate`).
+Lives here: a client's end of a connection, and the rules that no reply may break. Must not: what clients do, which is
+in `simulate`.
 """
 
 import asyncio
 from typing import Any
 
-import msgspec
-
+from spec.adapters.values import Decoder, encode_command
 from spec.simloop import SimTransport
 
 
@@ -19,7 +19,7 @@ class Connection(asyncio.Protocol):
     """A client's end: one command at a time; a reply, or None when the connection is gone and nobody knows."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._decoder = Decoder()
         self._waiting: asyncio.Future[Any] | None = None
         self.transport: SimTransport | None = None
         self.lost = False
@@ -29,12 +29,9 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        parsed = _parse(self._buffer, 0)
-        if parsed is not None and self._waiting is not None and not self._waiting.done():
-            value, end = parsed
-            self._buffer = self._buffer[end:]
-            self._waiting.set_result(value)
+        self._decoder.feed(data)
+        if self._waiting is not None and not self._waiting.done() and (reply := self._decoder.next()) is not None:
+            self._waiting.set_result(reply[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -47,46 +44,12 @@ class Connection(asyncio.Protocol):
             return Lost()
         raw = [word if isinstance(word, bytes) else str(word).encode() for word in words]
         self._waiting = asyncio.get_running_loop().create_future()
-        parts = [b"*%d\r\n" % len(raw), *(b"$%d\r\n%b\r\n" % (len(word), word) for word in raw)]
-        self.transport.write(b"".join(parts))
+        self.transport.write(encode_command(raw))
         return await self._waiting
 
 
 class Lost:
     """No reply: the command may have been carried out, or not."""
-
-
-class ServerError(msgspec.Struct, frozen=True):
-    """An error reply."""
-
-    text: str
-
-
-def _parse(data: bytes, at: int) -> tuple[Any, int] | None:
-    """One RESP2 value from `at`, and where it ends; None when it is not all there."""
-    line_end = data.find(b"\r\n", at)
-    if line_end < 0:
-        return None
-    kind, rest, at = data[at : at + 1], data[at + 1 : line_end], line_end + 2
-    if kind == b"+":
-        return rest, at
-    if kind == b"-":
-        return ServerError(rest.decode()), at
-    if kind == b":":
-        return int(rest), at
-    length = int(rest)
-    if length < 0:
-        return None if kind not in b"$*" else (None, at)
-    if kind == b"$":
-        return (data[at : at + length], at + length + 2) if len(data) >= at + length + 2 else None
-    items = []
-    for _ in range(length):
-        parsed = _parse(data, at)
-        if parsed is None:
-            return None
-        items.append(parsed[0])
-        at = parsed[1]
-    return items, at
 
 
 class History:

@@ -199,7 +199,7 @@ class SimTransport(asyncio.Transport):
                 self._loop.call_soon(self._deliver)
 
 
-def connect(loop: SimLoop, server: Listener, client: asyncio.Protocol, name: str) -> SimTransport:
+def connect(loop: SimLoop, server: Listener, client: Listener, name: str) -> SimTransport:
     """A connection between two protocols; the client's end."""
     near, far = SimTransport(loop, client, name), SimTransport(loop, server, name)
     near.peer, far.peer = far, near

@@ -128,11 +128,15 @@ class SocketSystem:
         await self._ask(caller, [b"HELLO", b"%d" % self._protocol, b"SETNAME", name.encode()])
         return caller
 
-    async def _execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
+    async def _caller(self, client: str) -> _Caller:
         if client not in self._callers:
             self._callers[client] = await self._connect(client)
         caller = self._callers[client]
         assert not caller.waits_with, "a client that waits was made to speak"
+        return caller
+
+    async def _execute(self, client: str, argv: Sequence[bytes], now_ms: int) -> Plain:
+        caller = await self._caller(client)
         await self._send(caller, argv, now_ms)
         may_block = b"BLOCK" in [word.upper() for word in argv]
         patience = _Patience(f"a reply to {argv[:3]}")
@@ -148,10 +152,7 @@ class SocketSystem:
         return BLOCKED if reply is None else in_resp3_shape(argv, reply[0])
 
     async def _execute_all(self, client: str, argvs: Sequence[Sequence[bytes]], now_ms: int) -> list[Plain]:
-        if client not in self._callers:
-            self._callers[client] = await self._connect(client)
-        caller = self._callers[client]
-        assert not caller.waits_with, "a client that waits was made to speak"
+        caller = await self._caller(client)
         await self._loop.sock_sendall(caller.sock, b"".join(map(encode_command, argvs)))
         replies: list[Plain] = []
         patience = _Patience(f"the replies to {argvs[:3]}")

@@ -50,6 +50,10 @@ class Story:
         }
         return self.say("MOXY.FETCH", "jobs", str(LEASE_MS), "COUNT", "1", reply=[entry], **times)
 
+    def fetch_plainly(self, payload: str, token: int, **times: int) -> "Story":
+        entry = {"lease_id": lease(token), "task_id": f"id-{payload}", "payload": payload}
+        return self.say("MOXY.FETCH", "jobs", str(LEASE_MS), reply=[entry], **times)
+
     def nothing(self, **times: int) -> "Story":
         return self.say("MOXY.FETCH", "jobs", str(LEASE_MS), "COUNT", "1", reply=None, **times)
 
@@ -307,3 +311,16 @@ def test_replies_before_the_sync_lose_work_in_a_power_cut_and_are_allowed_to(
 ) -> None:
     """Mode `everysec` promises no more, and the checker sees the difference."""
     assert "lost" in crash_of("volatile", directory, pool, mode="everysec")
+
+
+def test_plain_deliveries_overlap_when_they_must_have_and_not_when_they_may_not() -> None:
+    """Their replies tell no times: what is known of them is when they were asked for and had."""
+
+    def held_until(again_ms: int) -> Story:
+        return Story().enqueue("a").fetch_plainly("a", 1).fetch_plainly("a", 2, end_ms=again_ms)
+
+    assert rules(held_until(LEASE_MS - 2 * SLACK_MS - 1)) == {"double lease"}
+    assert rules(held_until(LEASE_MS - 2 * SLACK_MS)) == set()
+    assert rules(Story().enqueue("a").fetch_plainly("a", 1).ack(1).fetch_plainly("a", 2, end_ms=5000)) == {
+        "resurrected"
+    }
