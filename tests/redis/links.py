@@ -79,9 +79,14 @@ class Cutter:
         self.address = ""
         self.lines_left: int | None = None
         """How many more lines of replies get through before the connection is cut, once; None: all."""
+        self.takes_more = True
+        """Whether anybody who comes is joined to the server; else the door is shut in his face."""
 
     async def on_visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Join a visitor to the server until one of them leaves, or the cut."""
+        if not self.takes_more:
+            writer.close()
+            return
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writers += [writer, server_writer]
         there = asyncio.ensure_future(self._forward(reader, server_writer))

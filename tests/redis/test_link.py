@@ -430,6 +430,22 @@ def test_a_reply_that_is_lost_is_unknown_and_what_may_be_sent_again_is(server: S
     run(story())
 
 
+def test_what_may_have_run_is_in_doubt_also_when_it_could_not_be_sent_again(server: Server) -> None:
+    async def story() -> None:
+        queue = new_queue()
+        async with cutting(server.port) as cutter, linked(cutter.address, retry_s=0.2) as link:
+            cutter.lines_left = 0
+            cutter.takes_more = False
+            (lost,) = await link.run([push(queue, "a", idempotent=True)])
+            assert text_of(lost).startswith("the connection to Redis was lost before it answered")
+            assert text_of(lost).endswith(UNKNOWN)
+            (refused,) = await link.run([push(queue, "b", idempotent=True)])
+            assert text_of(refused).endswith(NOTHING), "this one was never sent"
+        assert server.ask("LRANGE", f"{{{queue}}}:list", 0, -1) == ["a"]
+
+    run(story())
+
+
 def test_scripts_whose_loading_is_cut_off_leave_no_doubt(server: Server) -> None:
     async def story() -> None:
         queue = new_queue()

@@ -198,15 +198,15 @@ def history_of_an_earlier_task_of_that_name(patch: pytest.MonkeyPatch) -> None:
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 
-FAULTS: list[Any] = [
+FAULTS: list[tuple[Fault, SystemFactory, str]] = [
     (deadline_off_by_one, CoreSystem, "FETCH"),
-    pytest.param(expiry_one_late, ServiceSystem, "FETCH", marks=needs_source),
+    (expiry_one_late, ServiceSystem, "FETCH"),
     (ack_ignores_its_lease, CoreSystem, "ACK"),
     (attempt_not_counted, CoreSystem, "NACK"),
     (requeued_at_the_end, ServiceSystem, "FETCH"),
-    pytest.param(dedup_window_ignored, CoreSystem, "DEDUP", marks=needs_source),
+    (dedup_window_ignored, CoreSystem, "DEDUP"),
     (wake_up_lost, ServiceSystem, "BLOCK"),
-    pytest.param(token_reused, ServiceSystem, "NACK", marks=needs_source),
+    (token_reused, ServiceSystem, "NACK"),
     (bound_lease_not_released, ServiceSystem, "disconnects"),
     (events_begin_one_late, ServiceSystem, "EVENTS"),
     (history_of_an_earlier_task_of_that_name, JournalSystem, "HISTORY"),
@@ -222,6 +222,7 @@ SEEDS = {"wake_up_lost": 1, "attempt_not_counted": 2}
 """Where the usual seed takes long. Each finds each within the 3,000 programs, but this suite is to be quick."""
 
 
+@needs_source
 @pytest.mark.parametrize(("fault", "factory", "word"), FAULTS, ids=lambda each: getattr(each, "__name__", ""))
 def test_a_planted_fault_is_caught_with_a_short_transcript(
     fault: Fault, factory: SystemFactory, word: str, monkeypatch: pytest.MonkeyPatch

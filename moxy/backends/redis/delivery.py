@@ -6,6 +6,9 @@ Order. Commands on one queue go out in the order given, and Redis runs them in t
 away is sent again only while no later one of the batch on its queue has run or may have; otherwise it fails, and
 nothing of it happened. So no batch runs out of order on a queue, whatever fails. Lost scripts (`SCRIPT FLUSH`) turn
 away all that comes after the flush, so the rest is sent again, in order, and nobody notices.
+
+Doubt. A command that may have run stays one that may have run: when it is sent again and then turned away for good, it
+is the earlier fault that is told.
 """
 
 import asyncio
@@ -83,6 +86,7 @@ class _Batch:
         self._outcomes: Final[list[object]] = [None] * len(errands)
         self._began_s: Final = asyncio.get_running_loop().time()
         self._attempts = 0
+        self._doubts: Final[dict[int, Fault]] = {}  # by position: an earlier attempt that may have run
         self._redirected: dict[int, _Way] = {}  # by position, for the next attempt only
 
     async def carry(self) -> list[object]:
@@ -102,6 +106,10 @@ class _Batch:
                     await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             todo = sorted(again)
+        for i, doubt in self._doubts.items():
+            reply = self._outcomes[i]
+            if is_fault(reply) and row_of(reply).certain:  # of the last attempt; the earlier one may have run
+                self._outcomes[i] = doubt
         return self._outcomes
 
     def _plan(self, todo: Sequence[int]) -> dict[_Way, list[int]]:
@@ -167,6 +175,7 @@ class _Batch:
             elif errand.idempotent and not over:
                 again[i] = reply
                 perhaps.add(errand.queue)
+                self._doubts[i] = reply
             else:
                 ran.add(errand.queue)
         return again
