@@ -104,7 +104,7 @@ class Batch:
             return False
         seq, at_ms, task_id = h.seq + 1, max(now_ms, h.at_ms), leased.task_id
         event = Acked(h.name, seq, at_ms, number, task_id, lease_id)
-        drop_held(h, number, held, task_id, (leased.deadline_ms, leased.token, number))
+        drop_held(h, number, held, task_id)
         h.seq, h.at_ms = seq, at_ms
         self.events.append(event)
         self._befores.append(held)

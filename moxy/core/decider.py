@@ -367,7 +367,7 @@ def _do_due_work(d: _Draft) -> int:
     """Leases whose deadline came, then TTLs that ran out, then tasks that mature: at most COUNT_MAX tasks."""
     h, done = d.heart, 0
     while done < COUNT_MAX:
-        if (key := h.processing.first()) and key[0] <= d.now_ms:
+        if (key := h.by_deadline().first()) and key[0] <= d.now_ms:
             task = h.the_task(key[2])
             assert task.lease is not None
             lease_id, attempts = task.lease.lease_id, task.tally.attempts + 1

@@ -8,7 +8,7 @@ there before is all that it takes to undo one; the few events that change more l
 """
 
 from collections.abc import Callable
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, cast, final
 
 from msgspec.structs import astuple, replace
 
@@ -36,14 +36,11 @@ from moxy.core.events import (
     TaskEvent,
 )
 from moxy.core.heart import (
-    ACKED,
     DEAD_LETTERED,
     DELETED,
-    ENQUEUED,
     EXPIRED_COUNT,
     EXTENDED,
     FAILED_COUNT,
-    LEASED,
     MATURED,
     REDRIVEN,
     RELEASED,
@@ -51,10 +48,20 @@ from moxy.core.heart import (
     Heart,
 )
 from moxy.core.lifecycle import NEW, PROCESSING, READY, TABLE
-from moxy.core.order import Key, Order
-from moxy.core.packing import FIRST_DELIVERY, lease_of, unfold, unpack
+from moxy.core.order import Order
+from moxy.core.packing import FIRST_DELIVERY, lease_of, pack, unfold, unpack
 from moxy.core.policy import Policy
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Entry, Held, Lease, Options, Task
+
+Fields: TypeAlias = tuple[Any, ...]
+"""What an event carries, in the order of its class."""
+
+# As constants of this module they are at hand; names of another one compiled code looks up each time.
+_ENQUEUED: Final[type[Event]] = Enqueued
+_LEASED: Final[type[Event]] = Leased
+_ACKED: Final[type[Event]] = Acked
+_HELD: Final[type[Held]] = Held
+_astuple: Final = astuple
 
 _FORGET_PER_EVENT: Final = 4
 """Lapsed ids dropped per event. Each event adds at most one (a purge aside), so the memory stays in step."""
@@ -81,10 +88,28 @@ Undo: TypeAlias = Entry | Changes | None
 
 def happen(h: Heart, e: AnyEvent) -> Undo:
     """Carry out the next event, and say what undoes it. Raises IllegalEvent, and then nothing has changed."""
-    seq, at_ms = e.seq, e.at_ms
-    if seq != h.seq + 1 or at_ms < h.at_ms or e.queue != h.name:
+    # All fields at once: compiled, reading them one by one would cost more than all the rest.
+    return happen_with(h, e, _astuple(e))
+
+
+def happen_with(h: Heart, e: AnyEvent, fields: Fields) -> Undo:
+    """`happen`, for whoever has the fields of the event at hand."""
+    queue: str = fields[0]
+    seq: int = fields[1]
+    at_ms: int = fields[2]
+    if seq != h.seq + 1 or at_ms < h.at_ms or queue != h.name:
         raise _out_of_order(h, e)
-    before: Undo = _EFFECTS[type(e)](h, e)
+    kind = type(e)
+    before: Undo
+    # The three by name: compiled, a call of a function that is known costs a tenth of one that is looked up.
+    if kind is _ENQUEUED:
+        before = _enqueued(h, cast(Enqueued, e), fields)
+    elif kind is _LEASED:
+        before = _leased(h, cast(Leased, e), fields)
+    elif kind is _ACKED:
+        before = _acked(h, cast(Acked, e), fields)
+    else:
+        before = _EFFECTS[kind](h, e)
     h.seq = seq
     h.at_ms = at_ms
     if not h.born_ms:
@@ -100,11 +125,17 @@ def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> No
     if isinstance(e, TaskEvent):
         was = before.task if isinstance(before, Changes) else before
         h.swap(h.task(e.number), None if was is None else unfold(e.number, was))
-        h.counts[_COUNT_OF[type(e)]] -= 1
         if isinstance(e, Enqueued):
             h.next_number = e.number
-        elif isinstance(e, Redriven):
-            h.next_number = e.place
+            h.enqueued -= 1
+        elif isinstance(e, Leased):
+            h.leased -= 1
+        elif isinstance(e, Acked):
+            h.acked -= 1
+        else:
+            h.counts[_COUNT_OF[type(e)]] -= 1
+            if isinstance(e, Redriven):
+                h.next_number = e.place
     elif changes is not None:
         for task in changes.gone:
             h.swap(None, task)
@@ -136,18 +167,20 @@ def _undo_changes(h: Heart, changes: Changes) -> None:
 # What happens often
 
 
-def _enqueued(h: Heart, e: Enqueued) -> Undo:
+def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
     number: int
     task_id: str
     at_ms: int
     priority: int
-    # All fields at once: compiled, reading them one by one would cost more than all the rest.
-    _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = astuple(e)
+    payload: bytes
+    _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = fields
     if number != h.next_number:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
+    own_name = not task_id.startswith(f"{number}-")
     if (
         task_id in h.names
-        or (h.unnamed and _is_known(h, number, task_id))
+        # What begins with its own number can be no other task's, unless that one is named.
+        or (own_name and h.number_of(task_id) is not None)
         or (h.remembered and h.knows(task_id, at_ms))
     ):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
@@ -160,63 +193,68 @@ def _enqueued(h: Heart, e: Enqueued) -> Undo:
         task = Task(number, task_id, payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
+        if own_name:
+            h.names[task_id] = number
         put_fresh(h, e, number, task_id, payload, priority, at_ms)
         return before
     h.next_number = number + 1
-    h.counts[ENQUEUED] += 1
+    h.enqueued += 1
     return before
 
 
 def put_fresh(h: Heart, e: Enqueued, number: int, task_id: str, payload: bytes, priority: int, at_ms: int) -> None:
-    """A new task that asks for nothing of its own and is ready: it is kept as its event, or packed."""
-    if len(h.tasks) < h.pack_from:
-        h.tasks[number] = e
-        h.names[task_id] = number
-    else:
-        h.put_packed(number, task_id, payload, priority, at_ms)
-    (h.lanes[priority] or h.lane(priority)).add(number)
+    """A new task that asks for nothing of its own and is ready, named already: it is kept as its event, or packed."""
+    h.tasks[number] = e if len(h.tasks) < h.pack_from else pack(task_id, payload, priority, at_ms)
+    lane = h.lanes[priority]
+    if lane is None:
+        lane = h.lane(priority)
+    lane.add(number)
     h.next_number = number + 1
-    h.counts[ENQUEUED] += 1
+    h.enqueued += 1
 
 
-def _is_known(h: Heart, number: int, task_id: str) -> bool:
-    """Whether another task has the id without being named. What begins with its own number can be no other task's."""
-    return not task_id.startswith(f"{number}-") and h.number_of(task_id) is not None
-
-
-def _leased(h: Heart, e: Leased) -> Undo:
-    number = e.number
+def _leased(h: Heart, e: Leased, fields: Fields) -> Undo:
+    number: int
+    task_id: str
+    token: int
+    deadline_ms: int
+    _, _, _, number, task_id, _, token, deadline_ms, _, _ = fields
     entry = h.tasks.get(number)
-    if isinstance(entry, bytes):
+    if type(entry) is bytes:
         entry = unpack(number, entry)
-    if isinstance(entry, Enqueued):
-        if entry.task_id != e.task_id:
+    if type(entry) is _ENQUEUED:
+        if entry.task_id != task_id:
             raise _no_such_task(h, e)
         priority, place = entry.priority, number
-        new: Entry = Held(entry, e)
+        new: Entry = _HELD(entry, e)
     else:
-        if isinstance(entry, Held):
-            entry = unfold(number, entry)
-        if entry is None or entry.task_id != e.task_id:
+        task = None if entry is None else unfold(number, entry)
+        if task is None or task.task_id != task_id:
             raise _no_such_task(h, e)
-        if entry.state != READY:
-            _moved(entry.state, "lease", e)
-        priority, place, tally = entry.priority, entry.place, entry.tally
-        if tally is NO_TALLY and entry.options is NO_OPTIONS and not entry.expires_ms and place == number:
-            new = Held(entry, e)
+        if task.state != READY:
+            _moved(task.state, "lease", e)
+        entry = task
+        priority, place, tally = task.priority, task.place, task.tally
+        if tally is NO_TALLY and task.options is NO_OPTIONS and not task.expires_ms and place == number:
+            new = _HELD(task, e)
         else:
             tally = FIRST_DELIVERY if tally is NO_TALLY else replace(tally, deliveries=tally.deliveries + 1)
-            new = replace(entry, state=PROCESSING, token=e.token, lease=lease_of(e), tally=tally)
-    token, deadline_ms = e.token, e.deadline_ms
+            new = replace(task, state=PROCESSING, token=token, lease=lease_of(e), tally=tally)
+            if new.expires_ms:
+                _check_token(h, e, token)
+                h.swap(task, new)
+                h.last_token = token
+                h.leased += 1
+                return _forget(h, task, e.at_ms) if h.remembered else task
+    _check_token(h, e, token)
+    lane = h.lanes[priority]
+    lease_first(h, h.lane(priority) if lane is None else lane, place, number, entry, new, token, deadline_ms)
+    return _forget(h, entry, e.at_ms) if h.remembered else entry
+
+
+def _check_token(h: Heart, e: Leased, token: int) -> None:
     if token <= h.last_token:
         raise IllegalEvent(f"I3: tokens go on above {h.last_token}", e, f"queue {h.name!r}")
-    if isinstance(new, Task) and new.expires_ms:
-        h.swap(h.task(number), new)
-        h.last_token = token
-        h.counts[LEASED] += 1
-    else:
-        lease_first(h, h.lanes[priority] or h.lane(priority), place, number, entry, new, token, deadline_ms)
-    return _forget(h, entry, e.at_ms) if h.remembered else entry
 
 
 def lease_first(
@@ -224,43 +262,48 @@ def lease_first(
 ) -> None:
     """A task without a TTL leaves the lane of ready ones, as `new`."""
     lane.remove(place)
-    h.processing.add((deadline_ms, token, number))
+    h.young.add(number)
     if deadline_ms < h.soonest_ms:
         h.soonest_ms = deadline_ms
     if h.shadow is not None:
         h.shade(number, old)
     h.tasks[number] = new
     h.last_token = token
-    h.counts[LEASED] += 1
+    h.leased += 1
 
 
-def _acked(h: Heart, e: Acked) -> Undo:
-    number = e.number
+def _acked(h: Heart, e: Acked, fields: Fields) -> Undo:
+    number: int
+    task_id: str
+    lease_id: str
+    _, _, _, number, task_id, lease_id = fields
     entry = h.tasks.get(number)
-    if isinstance(entry, Held):
+    if type(entry) is _HELD:
         leased = entry.leased
-        if leased.task_id != e.task_id:
+        if leased.task_id != task_id:
             raise _no_such_task(h, e)
-        if leased.lease_id != e.lease_id:
+        if leased.lease_id != lease_id:
             raise _void(unfold(number, entry), e)
-        key = (leased.deadline_ms, leased.token, number)
     else:
-        entry, lease = _held(h, e)
-        if entry.place != number or entry.options.dedup_ms:
-            return _keep(h, e, entry, None, ACKED)
-        key = (lease.deadline_ms, lease.token, number)
-    drop_held(h, number, entry, e.task_id, key)
+        task, _ = _held(h, e)
+        if task.place != number or task.options.dedup_ms:
+            h.swap(task, None)
+            h.acked += 1
+            return _remember(h, task, e.at_ms)
+        entry = task
+    drop_held(h, number, entry, task_id)
     return _forget(h, entry, e.at_ms) if h.remembered else entry
 
 
-def drop_held(h: Heart, number: int, old: Entry, task_id: str, key: Key) -> None:
-    """A task under a lease is done and gone. `key` is its place among the leases."""
-    h.processing.remove(key)
+def drop_held(h: Heart, number: int, old: Entry, task_id: str) -> None:
+    """A task under a lease is done and gone."""
+    h.end_lease(number, old)
     if h.shadow is not None:
         h.shade(number, old)
     del h.tasks[number]
-    h.names.pop(task_id, None)
-    h.counts[ACKED] += 1
+    if h.names:
+        h.names.pop(task_id, None)
+    h.acked += 1
 
 
 # What happens to a task besides
@@ -388,11 +431,8 @@ def _resumed(h: Heart, e: QueueResumed) -> Undo:
 
 
 _EFFECTS: Final[dict[type[Event], Callable[..., Undo]]] = {
-    Enqueued: _enqueued,
     Matured: _matured,
-    Leased: _leased,
     Extended: _extended,
-    Acked: _acked,
     Expired: _expired,
     Failed: _failed,
     Released: _released,
@@ -407,11 +447,8 @@ _EFFECTS: Final[dict[type[Event], Callable[..., Undo]]] = {
 }
 
 _COUNT_OF: Final[dict[type[Event], int]] = {
-    Enqueued: ENQUEUED,
     Matured: MATURED,
-    Leased: LEASED,
     Extended: EXTENDED,
-    Acked: ACKED,
     Expired: EXPIRED_COUNT,
     Failed: FAILED_COUNT,
     Released: RELEASED,

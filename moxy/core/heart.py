@@ -13,22 +13,19 @@ from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDU
 from moxy.core.order import Key, Order
 from moxy.core.packing import can_be_packed, pack, unfold
 from moxy.core.policy import Policy
-from moxy.core.tasks import PRIORITY_MAX, Entry, Image, Task, Totals
+from moxy.core.tasks import PRIORITY_MAX, Entry, Held, Image, Task, Totals
 
-ENQUEUED: Final = 0
-MATURED: Final = 1
-LEASED: Final = 2
-EXTENDED: Final = 3
-ACKED: Final = 4
-EXPIRED_COUNT: Final = 5
-FAILED_COUNT: Final = 6
-RELEASED: Final = 7
-REQUEUED: Final = 8
-DEAD_LETTERED: Final = 9
-REDRIVEN: Final = 10
-DELETED: Final = 11
-COUNTS: Final = 12
-"""Positions in `Heart.counts`: the fields of `Totals`, in their order."""
+MATURED: Final = 0
+EXTENDED: Final = 1
+EXPIRED_COUNT: Final = 2
+FAILED_COUNT: Final = 3
+RELEASED: Final = 4
+REQUEUED: Final = 5
+DEAD_LETTERED: Final = 6
+REDRIVEN: Final = 7
+DELETED: Final = 8
+COUNTS: Final = 9
+"""Positions in `Heart.counts`: the fields of `Totals`, in their order, but for the three that have attributes."""
 
 PACK_FROM: Final = 4096
 """Number of tasks from which on new ones are packed: short queues stay as fast as they can be."""
@@ -49,15 +46,18 @@ class Heart:
     """
 
     __slots__ = (
+        "acked",
         "at_ms",
         "born_ms",
         "counts",
         "dead",
+        "enqueued",
         "expiring",
         "forgetting",
         "forgotten",
         "lanes",
         "last_token",
+        "leased",
         "limbo",
         "moved",
         "name",
@@ -74,8 +74,8 @@ class Heart:
         "shadow",
         "soonest_ms",
         "tasks",
-        "unnamed",
         "urgent",
+        "young",
     )
 
     def __init__(self, name: str, policy: Policy) -> None:
@@ -87,16 +87,19 @@ class Heart:
         self.paused = False
         self.next_number = 1
         self.last_token = 0
+        self.enqueued = 0
+        self.leased = 0
+        self.acked = 0
         self.counts: list[int] = [0] * COUNTS
+        """How often the rest happened. The three above happen all day, and an item of a list costs compiled code ten
+        times an attribute."""
         self.tasks: dict[int, Entry] = {}
         """By number, in full or in short. Read single ones by `task`."""
         self.names: dict[str, int] = {}
-        """By id, except ids that begin with the task's own number, as automatic ones do: those may be left out."""
+        """By id, except ids that begin with the task's own number, as automatic ones do: those tell it themselves."""
         self.pack_from = PACK_FROM
         self.risen = True
         """Whether the numbers in `tasks` came in rising order, as they do unless an event was undone."""
-        self.unnamed = False
-        """Whether an id was ever left out of the names."""
         self.shadow: dict[int, Entry | None] | None = None
         """While the tasks are frozen: what was there of those that changed since."""
         self.lanes: list[Order[int] | None] = [None] * (PRIORITY_MAX + 1)
@@ -105,6 +108,10 @@ class Heart:
         self.moved: dict[int, int] = {}
         self.scheduled: Order[Key] = Order()
         self.processing: Order[Key] = Order()
+        """Read it by `by_deadline`."""
+        self.young: set[int] = set()
+        """Numbers of leased tasks that are not in `processing` yet. Most leases end before anybody asks for the order
+        of deadlines, and never stand in it."""
         self.dead: Order[Key] = Order()
         self.expiring: Order[Key] = Order()
         self.soonest_ms = NEVER_MS
@@ -150,7 +157,7 @@ class Heart:
     def number_of(self, task_id: str) -> int | None:
         """The number of the live or dead task with that id, or None."""
         number = self.names.get(task_id)
-        if number is None and self.unnamed:
+        if number is None:
             digits, dash, _ = task_id.partition("-")
             if dash and digits.isdecimal() and len(digits) < 20:
                 task = self.task(int(digits))
@@ -194,10 +201,29 @@ class Heart:
         if name == SCHEDULED:
             return self.scheduled
         if name == PROCESSING:
-            return self.processing
+            return self.by_deadline()
         if name == DEAD:
             return self.dead
         return self.expiring if name == EXPIRING else self.forgetting
+
+    def by_deadline(self) -> Order[Key]:
+        """Where the tasks under a lease stand: each lease is put in its place once at most, when somebody asks."""
+        if self.young:
+            keys = [_deadline_of(number, self.tasks[number]) for number in self.young]
+            self.young.clear()
+            if self.processing:
+                for key in sorted(keys):
+                    self.processing.add(key)
+            else:
+                self.processing = Order(keys)
+        return self.processing
+
+    def end_lease(self, number: int, entry: Entry) -> None:
+        """A task that was `entry` is under no lease any more."""
+        if number in self.young:
+            self.young.discard(number)
+        else:
+            self.processing.remove(_deadline_of(number, entry))
 
     def oldest_ready_ms(self) -> int | None:
         """When the ready task with the earliest place got it; None when nothing is ready."""
@@ -210,7 +236,7 @@ class Heart:
     def next_due_ms(self) -> int | None:
         """When time next causes an event here: a deadline, a TTL or a due time; None when nothing waits for time."""
         due_ms: int | None = None
-        key = self.processing.first()
+        key = self.by_deadline().first()
         if key is not None:
             due_ms = key[0]
         key = self.expiring.first()
@@ -247,19 +273,15 @@ class Heart:
             self.shade(new.number, old)
             self.tasks[new.number] = new
             if old is None:
-                self.names[new.task_id] = new.number
+                self.name_it(new.task_id, new.number)
                 self.risen = self.risen and new.number == self.next_number
             if new.place != new.number:
                 self.moved[new.place] = new.number
             self._join(new)
 
-    def put_packed(self, number: int, task_id: str, payload: bytes, priority: int, at_ms: int) -> None:
-        """Keep a new task that is ready and asks for nothing, in a long backlog: packed, and its id left out of the
-        names if its number can be read from it."""
-        self.tasks[number] = pack(task_id, payload, priority, at_ms)
-        if task_id.startswith(f"{number}-"):
-            self.unnamed = True
-        else:
+    def name_it(self, task_id: str, number: int) -> None:
+        """Let `number_of` find a new task."""
+        if not task_id.startswith(f"{number}-"):
             self.names[task_id] = number
 
     def shade(self, number: int, old: Entry | None) -> None:
@@ -274,7 +296,7 @@ class Heart:
         elif state == SCHEDULED:
             self.scheduled.remove(place_of(task))
         elif state == PROCESSING:
-            self.processing.remove(place_of(task))
+            self.end_lease(task.number, task)
         elif state == DEAD:
             self.dead.remove(place_of(task))
         else:
@@ -290,7 +312,10 @@ class Heart:
         elif state == SCHEDULED:
             self._add_timed(self.scheduled, place_of(task))
         elif state == PROCESSING:
-            self._add_timed(self.processing, place_of(task))
+            self.young.add(task.number)
+            assert task.lease is not None, task
+            if task.lease.deadline_ms < self.soonest_ms:
+                self.soonest_ms = task.lease.deadline_ms
         elif state == DEAD:
             self.dead.add(place_of(task))
         else:
@@ -315,6 +340,11 @@ class Heart:
         until_ms, number = self.remembered.pop(task_id)
         self.forgetting.remove((until_ms, 0, number))
         del self.forgotten[number]
+
+    def totals(self) -> Totals:
+        """How often each thing happened."""
+        matured, extended, *rest = self.counts
+        return Totals(self.enqueued, matured, self.leased, extended, self.acked, *rest)
 
     def image(self) -> Image:
         """A copy that stays as it is. It copies a pointer a task, at once: see `frozen` for a long backlog."""
@@ -342,7 +372,7 @@ class Heart:
             self.paused,
             self.next_number,
             self.last_token,
-            Totals(*self.counts),
+            self.totals(),
             tasks,
             self.remembered.copy(),
         )
@@ -384,12 +414,10 @@ def heart_of(image: Image) -> Heart:
     h.seq, h.at_ms, h.born_ms, h.paused = image.seq, image.at_ms, image.born_ms, image.paused
     h.next_number, h.last_token = image.next_number, image.last_token
     t = image.totals
+    h.enqueued, h.leased, h.acked = t.enqueued, t.leased, t.acked
     h.counts = [
-        t.enqueued,
         t.matured,
-        t.leased,
         t.extended,
-        t.acked,
         t.expired,
         t.failed,
         t.released,
@@ -422,10 +450,10 @@ def heart_of(image: Image) -> Heart:
         if number in h.tasks or h.number_of(task.task_id) is not None:
             raise ValueError(f"task {task.task_id!r} is there twice, or another one with its number")
         if len(h.tasks) >= h.pack_from and can_be_packed(task):
-            h.put_packed(number, task.task_id, task.payload, task.priority, task.enqueued_ms)
+            h.tasks[number] = pack(task.task_id, task.payload, task.priority, task.enqueued_ms)
         else:
             h.tasks[number] = task
-            h.names[task.task_id] = number
+        h.name_it(task.task_id, number)
     for priority, lane in enumerate(lanes):
         if lane:
             h.lanes[priority] = Order(lane)
@@ -441,6 +469,13 @@ def heart_of(image: Image) -> Heart:
 
 def _by_urgency(lanes: list[Order[int] | None]) -> list[Order[int]]:
     return [lane for lane in reversed(lanes) if lane is not None]
+
+
+def _deadline_of(number: int, entry: Entry) -> Key:
+    """Where a task under a lease stands by deadline."""
+    if isinstance(entry, Held):
+        return (entry.leased.deadline_ms, entry.leased.token, number)
+    return place_of(unfold(number, entry))
 
 
 def place_of(task: Task) -> Key:

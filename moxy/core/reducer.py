@@ -4,12 +4,16 @@ Lives here: versions and folds. Must not: what an event does (effects), policy (
 """
 
 from collections.abc import Iterable, Mapping
-from typing import final
+from typing import Final, final
 
-from moxy.core.effects import happen
+from msgspec.structs import astuple
+
+from moxy.core.effects import happen, happen_with
 from moxy.core.events import AnyEvent
 from moxy.core.heart import Heart
 from moxy.core.state import DEFAULT_POLICY, QueueState
+
+_astuple: Final = astuple
 
 
 def apply(state: QueueState, event: AnyEvent) -> QueueState:
@@ -43,13 +47,19 @@ class Folding:
 
     def fold(self, events: Iterable[AnyEvent]) -> None:
         """Take events in. Raises IllegalEvent."""
-        hearts = self._hearts
+        heart: Heart | None = None
         for event in events:
-            queue = event.queue
-            heart = hearts.get(queue)
-            if heart is None:
-                heart = hearts[queue] = Heart(queue, DEFAULT_POLICY)
-            happen(heart, event)
+            fields = _astuple(event)
+            queue: str = fields[0]
+            if heart is None or queue != heart.name:
+                heart = self._heart(queue)
+            happen_with(heart, event, fields)
+
+    def _heart(self, queue: str) -> Heart:
+        heart = self._hearts.get(queue)
+        if heart is None:
+            heart = self._hearts[queue] = Heart(queue, DEFAULT_POLICY)
+        return heart
 
     def states(self) -> dict[str, QueueState]:
         """What it comes to."""

@@ -145,7 +145,7 @@ class QueueState:
 
     @property
     def totals(self) -> Totals:
-        return Totals(*self.heart().counts)
+        return self.heart().totals()
 
     @property
     def tasks(self) -> Mapping[int, Task]:

@@ -45,8 +45,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "expiry-one-late",
             "A lease is still held at its deadline, and expires only after it.",
             _DECIDER,
-            "(key := h.processing.first()) and key[0] <= d.now_ms",
-            "(key := h.processing.first()) and key[0] < d.now_ms",
+            "(key := h.by_deadline().first()) and key[0] <= d.now_ms",
+            "(key := h.by_deadline().first()) and key[0] < d.now_ms",
             _SHAPE,
         ),
         Mutant(

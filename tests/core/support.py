@@ -85,7 +85,8 @@ def heart_like(truth: Persistent) -> Heart:
     h = Heart(truth.name, truth.policy)
     for field in ("seq", "at_ms", "born_ms", "paused", "next_number", "last_token", "limbo"):
         setattr(h, field, getattr(truth, field))
-    h.counts = list(msgspec.structs.astuple(truth.totals))
+    h.enqueued, matured, h.leased, extended, h.acked, *rest = msgspec.structs.astuple(truth.totals)
+    h.counts = [matured, extended, *rest]
     h.tasks, h.names, h.remembered = dict(truth.tasks), dict(truth.numbers), dict(truth.remembered)
     for rank, place, number in truth.ready:
         h.lane(PRIORITY_MAX - rank).add(place)
@@ -114,14 +115,18 @@ def real(truth: Persistent | QueueState) -> QueueState:
 
 def and_then(patch: pytest.MonkeyPatch, kind: type[Event], change: Callable[[Heart, Any], None]) -> None:
     """Plant a fault: the effect of such events does this, too."""
-    effect = effects._EFFECTS[kind]
+    name = f"_{kind.__name__.lower()}"
+    effect = effects._EFFECTS.get(kind) or getattr(effects, name)
 
-    def faulty(heart: Heart, event: AnyEvent) -> object:
-        before = effect(heart, event)
+    def faulty(heart: Heart, event: AnyEvent, *fields: Any) -> object:
+        before = effect(heart, event, *fields)
         change(heart, event)
         return before
 
-    patch.setitem(effects._EFFECTS, kind, faulty)
+    if kind in effects._EFFECTS:
+        patch.setitem(effects._EFFECTS, kind, faulty)
+    else:
+        patch.setattr(effects, name, faulty)
 
 
 def check_step(before: QueueState, command: AnyCommand, decision: Decision) -> None:

@@ -283,7 +283,7 @@ def test_a_bound_that_does_not_count_delayed_tasks_is_found() -> None:
 
 @needs_source
 def test_a_dedup_window_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Heart, "knows", lambda self, task_id, now_ms: task_id in self.names)
+    monkeypatch.setattr(Heart, "knows", lambda self, task_id, now_ms: self.number_of(task_id) is not None)
     violation = explore.explore(SCOPES["dedup"]).violation
     assert violation is not None
     assert violation.sentence == "I14: 'a' was forgotten inside its window"

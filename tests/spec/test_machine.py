@@ -75,7 +75,7 @@ def expiry_one_late(patch: pytest.MonkeyPatch) -> None:
     due_work = decider._do_due_work
 
     def late(d: Any) -> int:
-        first = d.heart.processing.first()
+        first = d.heart.by_deadline().first()
         return 0 if first and first[0] == d.now_ms else due_work(d)
 
     patch.setattr(decider, "_do_due_work", late)
@@ -114,7 +114,7 @@ def requeued_at_the_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def dedup_window_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Heart, "knows", lambda self, task_id, now_ms: task_id in self.names)
+    patch.setattr(Heart, "knows", lambda self, task_id, now_ms: self.number_of(task_id) is not None)
 
 
 def wake_up_lost(patch: pytest.MonkeyPatch) -> None:
