@@ -140,28 +140,30 @@ def encode(payload: bytes, count: int, synced: int, place: Place, log_id: int) -
     return record, Place(place.at_bytes + len(record), place.sequence + count, checksum)
 
 
-def read(data: bytes, place: Place, log_id: int) -> Outcome:
-    """What is at `place` of `data`, the bytes of a file from one of its sectors on.
+def read(data: bytes, place: Place, log_id: int, base_bytes: int = 0) -> Outcome:
+    """What is at `place` of a file, of which `data` is what is from `base_bytes` on, the beginning of a sector.
 
-    Torn is a judgement about the last file of a log: in any other it means damage, and the caller says so.
+    A sound record is one whatever comes after it. Any other outcome is to be believed only if `data` goes to the end of
+    the file. Torn is a judgement about the last file of a log: in any other it means damage, and the caller says so.
     """
-    header = _header(data, place.at_bytes, log_id)
+    at = place.at_bytes - base_bytes
+    header = _header(data, at, log_id)
     if header is None:
-        return _no_header(data, place, log_id)
+        return _no_header(data, place, log_id, base_bytes)
     if header.sequence != place.sequence:
         return Damaged(f"a sound record of sequence {header.sequence} is in the place of {place.sequence}")
-    start = place.at_bytes + HEADER_BYTES
-    end = place.at_bytes + record_bytes(header.length_bytes)
+    end = at + record_bytes(header.length_bytes)
     if end > len(data):
-        return _unless_proven_durable(data, place, log_id, "its last record is cut short")
-    body = data[start:end]
+        return _unless_proven_durable(data, place, log_id, base_bytes, "its last record is cut short")
+    body = data[at + HEADER_BYTES : end]
     if crc32(body, place.chain) == header.checksum:
-        after = Place(end, place.sequence + header.count, header.checksum)
+        after = Place(base_bytes + end, place.sequence + header.count, header.checksum)
         return Record(header.sequence, header.count, header.synced, body[: header.length_bytes], after)
     if is_zero(data, end - 1):
         return Torn("its last record was not written to its end")
-    if _zero_pieces(data, place.at_bytes, end) > header.zero_sectors:
-        return _unless_proven_durable(data, place, log_id, "its last record is torn: sectors of it were never written")
+    if _zero_pieces(data, at, end) > header.zero_sectors:
+        text = "its last record is torn: sectors of it were never written"
+        return _unless_proven_durable(data, place, log_id, base_bytes, text)
     return Damaged("the checksum of a complete record is wrong")
 
 
@@ -176,7 +178,7 @@ def is_zero(data: bytes, at_bytes: int) -> bool:
 
 def later_records(data: bytes, place: Place, log_id: int) -> list[tuple[int, int, int]]:
     """Sound headers after `place`, as (offset, first sequence, events): what a flaw there would cost."""
-    return [(at, h.sequence, h.count) for at, h in _later_headers(data, place, log_id)]
+    return [(at, h.sequence, h.count) for at, h in _later_headers(data, place, log_id, 0)]
 
 
 def _header(data: bytes, at: int, log_id: int) -> _Header | None:
@@ -189,35 +191,37 @@ def _header(data: bytes, at: int, log_id: int) -> _Header | None:
     return _Header(length_bytes, sequence, count, zero, synced, checksum)
 
 
-def _no_header(data: bytes, place: Place, log_id: int) -> Outcome:
+def _no_header(data: bytes, place: Place, log_id: int, base_bytes: int) -> Outcome:
     """No sound header: the end, a header that was torn or cut, or damage."""
-    at = place.at_bytes
+    at = place.at_bytes - base_bytes
     if is_zero(data, at):
         return End()
     if not RECORD_MAGIC.startswith(data[at : at + len(RECORD_MAGIC)].rstrip(b"\0")):
         return Damaged("this is not the beginning of a record")
     if len(data) - at < HEADER_BYTES:
-        return _unless_proven_durable(data, place, log_id, "its last record is cut short")
+        return _unless_proven_durable(data, place, log_id, base_bytes, "its last record is cut short")
     if is_zero(data, at + HEADER_BYTES - 1):
         return Torn("its last record was not written to its end")
     if _zero_pieces(data, at, at + HEADER_BYTES):
-        return _unless_proven_durable(data, place, log_id, "its last record is torn: its header was never written")
+        text = "its last record is torn: its header was never written"
+        return _unless_proven_durable(data, place, log_id, base_bytes, text)
     return Damaged("the checksum of a record's header is wrong")
 
 
-def _unless_proven_durable(data: bytes, place: Place, log_id: int, text: str) -> Torn | Damaged:
+def _unless_proven_durable(data: bytes, place: Place, log_id: int, base_bytes: int, text: str) -> Torn | Damaged:
     """Torn, unless a later record was written when this one was already known to be durable."""
-    for at, header in _later_headers(data, place, log_id):
+    for at, header in _later_headers(data, place, log_id, base_bytes):
         if header.synced >= place.sequence:
+            offset = base_bytes + at
             return Damaged(
-                f"{text.removeprefix('its last ')}, but a sound one at offset {at} followed when it was whole"
+                f"{text.removeprefix('its last ')}, but a sound one at offset {offset} followed when it was whole"
             )
     return Torn(text)
 
 
-def _later_headers(data: bytes, place: Place, log_id: int) -> list[tuple[int, _Header]]:
+def _later_headers(data: bytes, place: Place, log_id: int, base_bytes: int) -> list[tuple[int, _Header]]:
     found: list[tuple[int, _Header]] = []
-    at = data.find(RECORD_MAGIC, place.at_bytes + 1)
+    at = data.find(RECORD_MAGIC, place.at_bytes - base_bytes + 1)
     while at >= 0:
         header = _header(data, at, log_id) if at % _ALIGN == 0 else None
         if header is not None and header.sequence > place.sequence:

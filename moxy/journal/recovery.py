@@ -7,6 +7,7 @@ There is no second path: a start after a clean stop, after kill -9 and after a p
 than guess: never an empty start when there was a log, and never a state that skips an event.
 """
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias, final
@@ -66,10 +67,21 @@ class Recovered(msgspec.Struct, frozen=True):
 
 
 def recover(disk: Disk, progress: Progress | None = None, mark_every_bytes: int = 1 << 16) -> Recovered:
-    """Read a data directory and change nothing in it.
+    """Read a data directory and change nothing in it. Meanwhile the garbage collector rests: what is made here stays,
+    and it would look at all of it again and again.
 
     Raises LogDamaged, LogTooNew, OSError.
     """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _recover(disk, progress, mark_every_bytes)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _recover(disk: Disk, progress: Progress | None, mark_every_bytes: int) -> Recovered:
     log = segments.segments_of(disk)
     snapshot, sound, bad, warnings = _newest_sound(disk)
     covered = snapshot.head.sequence if snapshot else 0
