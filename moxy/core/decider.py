@@ -163,7 +163,7 @@ def _enqueue_many(state: QueueState, h: Heart, c: Enqueue | EnqueueMany, now_ms:
 
 def _enqueued(h: Heart, c: Enqueue, payload: bytes, now_ms: int, seed: int, draw: int) -> Enqueued:
     number = h.next_number
-    task_id = c.task_id or ids.task_id(number, ids.nonce(seed, draw))
+    task_id = c.task_id or ids.task_id(number, ids.digits(ids.nonce(seed, draw)))
     if not c.task_id and (task_id in h.names or h.remembered):
         task_id = _free_id(h, number, now_ms, ids.nonce(seed, draw))
     delay_ms, ttl_ms = c.delay_ms, c.ttl_ms
@@ -188,9 +188,9 @@ def _enqueued(h: Heart, c: Enqueue, payload: bytes, now_ms: int, seed: int, draw
 def _free_id(h: Heart, number: int, now_ms: int, nonce: int) -> str:
     """An automatic id that the queue does not know: a client may have chosen one of that shape. The draws of one seed
     can be all alike (0 in tests), so from the second on they are counted through."""
-    while h.knows(ids.task_id(number, nonce), now_ms):
+    while h.knows(task_id := ids.task_id(number, ids.digits(nonce)), now_ms):
         nonce = (nonce + 1) % (1 << 64)
-    return ids.task_id(number, nonce)
+    return task_id
 
 
 def _refuse_size(payload: bytes) -> NoReturn:
@@ -222,7 +222,7 @@ def _fetch(state: QueueState, h: Heart, c: Fetch, now_ms: int, seed: int) -> Dec
             break
         lease_ms = c.lease_ms or task.options.lease_ms or h.policy.lease_ms
         queue, number, task_id, token = h.name, task.number, task.task_id, h.last_token + 1
-        lease_id = ids.lease_id(queue, number, token, ids.nonce(seed, draw))
+        lease_id = ids.lease_id(queue, number, token, ids.digits(ids.nonce(seed, draw)))
         deadline_ms = now_ms + lease_ms
         event = Leased(queue, h.seq + 1, now_ms, number, task_id, lease_id, token, deadline_ms, c.worker, c.bound)
         state = apply(state, event)

@@ -19,11 +19,13 @@ from moxy.core.errors import Refused
 from moxy.wire import replies
 from moxy.wire.arguments import fetch_timeout, queue_name
 from moxy.wire.resp import OK, Error, encode
+from moxy.wire.scan import IS_COMPILED, split_by_bytes, split_in_parts
 
 _ENQUEUE: Final = b"MOXY.ENQUEUE"
 _FETCH: Final = b"MOXY.FETCH"
 _ACK: Final = b"MOXY.ACK"
-_NUMBER_DIGITS_MAX: Final = 18
+_NONCES: Final = 1024
+"""Drawn at a time."""
 _PIECE_BYTES: Final = 1024 * 1024
 """Payload in one run of replies, about: a slow reader is written to in pieces."""
 
@@ -53,7 +55,10 @@ class Told:
 class Lane:
     """Carries out plain commands between turns. `commands` counts those that no turn has committed yet."""
 
-    __slots__ = ("_batches", "_clock", "_draw", "_epoch", "_plain", "_seed", "_told", "_waiting", "commands")
+    __slots__ = (
+        *("_batch", "_batches", "_clock", "_drawn", "_epoch", "_lease_ms", "_nonces", "_plain", "_raw", "_timeout"),
+        *("_told", "_waiting", "commands"),
+    )
 
     def __init__(self, plain: Plain, waiting: Waiting, clock: Clock) -> None:
         self._plain: Final = plain
@@ -62,8 +67,14 @@ class Lane:
         self._epoch = -1
         self._batches: dict[bytes, Batch] = {}
         """Those of this epoch, by queue, as clients write its name."""
-        self._seed = 0
-        self._draw = 0
+        self._raw = b""
+        self._batch: Batch | None = None
+        """The one that was used last, and its queue. The next command is nearly always on the same."""
+        self._timeout = b""
+        self._lease_ms = 0
+        """The timeout of the FETCH before, as its client wrote it, and read."""
+        self._nonces = ""
+        self._drawn = 0
         self._told: list[Told] = []
         self.commands = 0
 
@@ -82,38 +93,34 @@ class Lane:
             verb = argv[0]
             words = len(argv)
             if verb == _ENQUEUE and words == 3:
-                batch = self._batch(argv[1])
+                batch = self._batch if argv[1] == self._raw else self._another(argv[1])
                 if batch is None:
                     break
-                event = batch.enqueue(argv[2], now_ms, self._nonce())
-                if event is None:
+                task_id = batch.enqueue(argv[2], now_ms, self._nonce())
+                if task_id is None:
                     break
-                parts.append(replies.enqueued(event.task_id, resp3))
+                parts.append(replies.enqueued(task_id, resp3))
             elif verb == _FETCH and words == 3:
-                batch = self._batch(argv[1])
-                if batch is None:
+                batch = self._batch if argv[1] == self._raw else self._another(argv[1])
+                if batch is None or not (argv[2] == self._timeout or self._reads(argv[2])):
                     break
-                try:
-                    lease_ms = fetch_timeout(argv[2])
-                except Refused:
+                payload = batch.fetch(self._lease_ms, worker, now_ms, self._nonce())
+                if payload is None:
                     break
-                held = batch.fetch(lease_ms, worker, now_ms, self._nonce())
-                if held is None:
-                    break
-                fresh = held.fresh
-                lease_id, payload = held.leased.lease_id, fresh.payload
-                parts.append(replies.fetched_head(lease_id, fresh.task_id, len(payload), resp3))
+                lease_id, length = batch.lease_id, len(payload)
+                parts.append(replies.fetched_head(lease_id, batch.task_id, length, resp3))
                 parts.append(payload)
-                size += len(payload)
+                size += length
                 parts.append(replies.CRLF)
                 leases.append(lease_id)
             elif verb == _ACK and words == 2:
                 lease = argv[1]
-                split = lease.rsplit(b":", 3)
-                if len(split) != 4 or not split[1].isdigit() or len(split[1]) > _NUMBER_DIGITS_MAX:
+                queue_bytes, number = split_by_bytes(lease) if IS_COMPILED else split_in_parts(lease)
+                if queue_bytes < 0:
                     break
-                batch = self._batch(split[0])
-                if batch is None or not batch.ack(lease.decode(errors="replace"), int(split[1]), now_ms):
+                raw = lease[:queue_bytes]
+                batch = self._batch if raw == self._raw else self._another(raw)
+                if batch is None or not batch.ack(lease, number, now_ms):
                     break
                 parts.append(OK)
             else:
@@ -142,11 +149,10 @@ class Lane:
     def _begin_epoch(self) -> None:
         self._epoch = self._plain.epoch
         self._batches.clear()
-        self._seed = self._plain.seed()
-        self._draw = 0
+        self._raw, self._batch = b"", None
 
-    def _batch(self, raw: bytes) -> Batch | None:
-        """The queue's batch; None: this queue is not for the lane."""
+    def _another(self, raw: bytes) -> Batch | None:
+        """The batch of another queue than before; None: this queue is not for the lane."""
         batch = self._batches.get(raw)
         if batch is None:
             try:
@@ -154,12 +160,27 @@ class Lane:
             except Refused:
                 return None
             # Nobody begins to wait while the batch is open: waiting begins in turns, and a turn ends it.
-            if not self._waiting.awaits(queue):
-                batch = self._plain.batch(queue)
-                if batch is not None:
-                    self._batches[raw] = batch
+            if self._waiting.awaits(queue):
+                return None
+            batch = self._plain.batch(queue)
+            if batch is None:
+                return None
+            self._batches[raw] = batch
+        self._raw, self._batch = raw, batch
         return batch
 
-    def _nonce(self) -> int:
-        self._draw += 1
-        return ids.nonce(self._seed, self._draw - 1)
+    def _reads(self, timeout: bytes) -> bool:
+        """Note what this timeout says, if it is one."""
+        try:
+            self._lease_ms = fetch_timeout(timeout)
+        except Refused:
+            return False
+        self._timeout = timeout
+        return True
+
+    def _nonce(self) -> str:
+        at = self._drawn
+        if at == len(self._nonces):
+            self._nonces, at = ids.nonces(self._plain.seed(), _NONCES), 0
+        self._drawn = at + ids.NONCE_DIGITS
+        return self._nonces[at : self._drawn]

@@ -12,6 +12,7 @@ from typing import Final
 
 _CRLF: Final = b"\r\n"
 _DIGITS_MAX: Final = 9
+_NUMBER_DIGITS_MAX: Final = 18
 
 # Nearly every header is one of these: one look-up checks its type byte and its digits.
 _SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
@@ -97,6 +98,39 @@ def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elem
         commands.append(args)
         first = at
     return first
+
+
+def split_in_parts(lease_id: bytes) -> tuple[int, int]:
+    """`QUEUE:NUMBER:TOKEN:NONCE`: how long the queue's name is, and the number. (-1, 0): it is of another shape."""
+    parts = lease_id.rsplit(b":", 3)
+    if len(parts) != 4 or not parts[1].isdigit() or len(parts[1]) > _NUMBER_DIGITS_MAX:
+        return -1, 0
+    return len(parts[0]), int(parts[1])
+
+
+def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
+    """As `split_in_parts`."""
+    at = len(lease_id)
+    colons = 0
+    while at > 0 and colons < 2:
+        at -= 1
+        if lease_id[at] == 58:  # :
+            colons += 1
+    last = at
+    number = 0
+    unit = 1
+    while at > 0:
+        at -= 1
+        digit = lease_id[at] - 48
+        if not 0 <= digit <= 9:
+            break
+        number += digit * unit
+        unit *= 10
+        if last - at > _NUMBER_DIGITS_MAX:
+            return -1, 0
+    if colons < 2 or at == last - 1 or at < 0 or lease_id[at] != 58 or last == 0:
+        return -1, 0
+    return at, number
 
 
 IS_COMPILED: Final = not hasattr(by_lines, "__code__")

@@ -42,7 +42,7 @@ from moxy.core.events import (
     Requeued,
     TaskEvent,
 )
-from moxy.core.ids import lease_id
+from moxy.core.ids import digits, lease_id
 from moxy.core.invariants import broken_by, first_eligible
 from moxy.core.lifecycle import DEAD, READY, SCHEDULED
 from moxy.core.reading import different
@@ -271,7 +271,7 @@ def _probes(world: World) -> Iterator[tuple[Command, str]]:
         for token in (latest - 1, latest, state.last_token + 1):
             if token < 1 or (task is not None and task.lease is not None and token == latest):
                 continue
-            lease = (QUEUE, lease_id(QUEUE, number, token, 0), number, token)
+            lease = (QUEUE, lease_id(QUEUE, number, token, digits(0)), number, token)
             yield Ack(*lease), NOLEASE
             if token == latest:
                 yield Nack(*lease), NOLEASE

@@ -35,7 +35,7 @@ from moxy.core.decider import decide
 from moxy.core.errors import Refused
 from moxy.core.events import Acked, Enqueued, Leased
 from moxy.core.heart import NEVER_MS
-from moxy.core.ids import split_lease_id
+from moxy.core.ids import digits, split_lease_id
 from moxy.core.invariants import broken_by
 from moxy.core.policy import PAYLOAD_BYTES_MAX, Policy
 from moxy.core.reading import different
@@ -49,6 +49,7 @@ PACK_FROM = (0, 2, 5000)
 """With the first two, tasks wait packed, as those of a long queue do."""
 LEASE = "jobs:{}:{}:0000000000000000"
 """Ids of leases whose nonces were drawn as zeros."""
+ZERO = digits(0)
 
 
 # One history, told twice
@@ -177,19 +178,17 @@ class Told(World):
         answer: Any = None
         if kind == "E":
             expected = Enqueue("jobs", bytes([rng.randrange(256)]))
-            event = batch.enqueue(expected.payload, now, nonce)
-            taken = event is not None
-            answer = [event.task_id] if event is not None else None
+            task_id = batch.enqueue(expected.payload, now, digits(nonce))
+            taken = task_id is not None
+            answer = [task_id]
         elif kind == "F":
             expected = Fetch("jobs", rng.choice((0, 5, 50, 1000, 1000, 1000)), 1, rng.choice(("", "worker")))
-            held = batch.fetch(expected.lease_ms, expected.worker, now, nonce)
-            taken = held is not None
-            if held is not None:
-                assert held.leased is batch.events[-1]
-                answer = (held.leased.lease_id, held.fresh.task_id, held.fresh.payload)
+            payload = batch.fetch(expected.lease_ms, expected.worker, now, digits(nonce))
+            taken = payload is not None
+            answer = (batch.lease_id, batch.task_id, payload)
         else:
             expected = self.plain_ack()
-            taken = batch.ack(expected.lease_id, expected.number, now)
+            taken = batch.ack(expected.lease_id.encode(), expected.number, now)
         self.seen[f"{kind} {'taken' if taken else 'declined'}"] += 1
         if not taken:
             assert len(batch.events) == happened
@@ -288,10 +287,9 @@ def test_a_whole_day_s_work_of_a_plain_queue_is_taken() -> None:
     batch = Batch(q.state)
     leases: list[str] = []
     for number in range(1000):
-        assert batch.enqueue(b"x", q.now + number, number) is not None
-        held = batch.fetch(DAY_MS, "worker", q.now + number, number)
-        assert held is not None
-        leases.append(held.leased.lease_id)
+        assert batch.enqueue(b"x", q.now + number, digits(number)) is not None
+        assert batch.fetch(DAY_MS, "worker", q.now + number, digits(number)) is not None
+        leases.append(batch.lease_id.encode())
         if number % 2:
             assert batch.ack(leases[-2], number, q.now + number)
     closed = batch.close()
@@ -310,10 +308,10 @@ def test_an_empty_batch_closes_to_the_very_state_that_it_began_with() -> None:
 
 def test_what_is_declined_does_not_end_the_batch() -> None:
     batch = Batch(Q().add("a").state)
-    assert batch.ack(LEASE.format(1, 1), 1, T0) is False
-    assert batch.fetch(100, "", T0, 0) is not None
-    assert batch.fetch(100, "", T0, 0) is None
-    assert batch.ack(LEASE.format(1, 1), 1, T0) is True
+    assert batch.ack(LEASE.format(1, 1).encode(), 1, T0) is False
+    assert batch.fetch(100, "", T0, ZERO) is not None
+    assert batch.fetch(100, "", T0, ZERO) is None
+    assert batch.ack(LEASE.format(1, 1).encode(), 1, T0) is True
     assert [type(event) for event in batch.events] == [Leased, Acked]
 
 
@@ -321,7 +319,7 @@ def test_an_ack_that_is_late_but_ahead_of_the_expiry_is_taken() -> None:
     q = Q().add("a")
     lease_id = q.take(100)
     batch = Batch(q.state)
-    assert batch.ack(lease_id, 1, q.now + 100)
+    assert batch.ack(lease_id.encode(), 1, q.now + 100)
     assert len(batch.close().tasks) == 0
 
 
@@ -329,28 +327,30 @@ def test_a_task_that_was_delayed_is_taken_once_it_is_ready() -> None:
     q = Q().add("a", delay_ms=10, priority=3)
     q.tick(10)
     batch = Batch(state_of(q.state.image()))  # whose heart has not gone back to when something was still due
-    held = batch.fetch(100, "", q.now, 0)
-    assert held is not None
-    assert batch.ack(held.leased.lease_id, 1, q.now)
+    assert batch.fetch(100, "", q.now, ZERO) is not None
+    assert batch.ack(batch.lease_id.encode(), 1, q.now)
 
 
 def test_the_clock_may_be_behind_the_queue() -> None:
     """I15."""
     q = Q().add("a")
     batch = Batch(q.state)
-    assert batch.enqueue(b"", T0 - 50, 0) is not None
-    held = batch.fetch(100, "", T0 - 50, 0)
-    assert held is not None
-    assert batch.ack(held.leased.lease_id, 1, T0 - 50)
+    assert batch.enqueue(b"", T0 - 50, ZERO) is not None
+    assert batch.fetch(100, "", T0 - 50, ZERO) is not None
+    leased = batch.events[-1]
+    assert batch.ack(batch.lease_id.encode(), 1, T0 - 50)
     assert [event.at_ms for event in batch.events] == [T0] * 3
-    assert held.leased.deadline_ms == T0 + 100
+    assert isinstance(leased, Leased)
+    assert leased.deadline_ms == T0 + 100
 
 
 def test_a_fetch_without_a_timeout_has_the_policy_s() -> None:
     q = Q(lease_ms=777).add("a")
-    held = Batch(q.state).fetch(0, "worker", T0, 0)
-    assert held is not None
-    assert (held.leased.deadline_ms, held.leased.worker, held.leased.bound) == (T0 + 777, "worker", False)
+    batch = Batch(q.state)
+    assert batch.fetch(0, "worker", T0, ZERO) is not None
+    leased = batch.events[-1]
+    assert isinstance(leased, Leased)
+    assert (leased.deadline_ms, leased.worker, leased.bound) == (T0 + 777, "worker", False)
 
 
 # What is declined
@@ -360,16 +360,16 @@ Try = Callable[[Batch, int], object]
 
 
 def enqueue(batch: Batch, now_ms: int) -> object:
-    return batch.enqueue(b"x", now_ms, 0)
+    return batch.enqueue(b"x", now_ms, ZERO)
 
 
 def fetch(batch: Batch, now_ms: int) -> object:
-    return batch.fetch(100, "", now_ms, 0)
+    return batch.fetch(100, "", now_ms, ZERO)
 
 
 def ack_first(batch: Batch, now_ms: int) -> object:
     """Of the first lease of the first task."""
-    return batch.ack(LEASE.format(1, 1), 1, now_ms) or None
+    return batch.ack(LEASE.format(1, 1).encode(), 1, now_ms) or None
 
 
 def remembering() -> Q:
@@ -431,12 +431,15 @@ DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
     "the first task of a queue": (Q, enqueue),
     "a payload that is too long": (
         lambda: Q().add("a"),
-        lambda batch, now_ms: batch.enqueue(b"x" * (PAYLOAD_BYTES_MAX + 1), now_ms, 0),
+        lambda batch, now_ms: batch.enqueue(b"x" * (PAYLOAD_BYTES_MAX + 1), now_ms, ZERO),
     ),
     "an id that a client took": (lambda: Q().add("2-0000000000000000"), enqueue),
     "an enqueue where ids are remembered": (remembering, enqueue),
     "a fetch where ids are remembered": (remembering, fetch),
-    "an ack where ids are remembered": (remembering, lambda batch, at: batch.ack(LEASE.format(1, 2), 1, at) or None),
+    "an ack where ids are remembered": (
+        remembering,
+        lambda batch, at: batch.ack(LEASE.format(1, 2).encode(), 1, at) or None,
+    ),
     "an enqueue where the policy bounds the queue": (lambda: Q(max_ready=5).add("a"), enqueue),
     "an enqueue where the policy has a ttl": (lambda: Q(ttl_ms=5).add("a"), enqueue),
     "a fetch where the policy has a ttl": (lambda: Q(ttl_ms=500).add("a"), fetch),
@@ -454,7 +457,7 @@ DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
     "a fetch where a task was redriven": (redriven, fetch),
     "an ack of a task that was given up before": (
         lambda: nacked(again=True),
-        lambda batch, now_ms: batch.ack(LEASE.format(1, 2), 1, now_ms) or None,
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 2).encode(), 1, now_ms) or None,
     ),
     "an ack of a task with options": (lambda: leased(max_attempts=5), ack_first),
     "an ack of a task with a dedup window": (lambda: leased(dedup_ms=5), ack_first),
@@ -462,14 +465,17 @@ DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
     "an ack of a void lease": (lambda: nacked(again=True), ack_first),
     "an ack of what was acked": (acked, ack_first),
     "an ack of a task that is ready": (lambda: Q().add("a"), ack_first),
-    "an ack of what never was": (lambda: Q().add("a"), lambda batch, at: batch.ack(LEASE.format(9, 9), 9, at) or None),
+    "an ack of what never was": (
+        lambda: Q().add("a"),
+        lambda batch, at: batch.ack(LEASE.format(9, 9).encode(), 9, at) or None,
+    ),
     "an ack of a lease with another nonce": (
         leased,
-        lambda batch, now_ms: batch.ack(LEASE.format(1, 1)[:-1] + "1", 1, now_ms) or None,
+        lambda batch, now_ms: batch.ack((LEASE.format(1, 1)[:-1] + "1").encode(), 1, now_ms) or None,
     ),
     "an ack that names another task": (
         leased,
-        lambda batch, now_ms: batch.ack(LEASE.format(1, 1), 2, now_ms) or None,
+        lambda batch, now_ms: batch.ack(LEASE.format(1, 1).encode(), 2, now_ms) or None,
     ),
 }
 
@@ -497,7 +503,7 @@ def test_a_moment_before_anything_is_due_a_fetch_is_taken(what: str) -> None:
 
 
 def test_a_payload_of_just_the_limit_is_taken() -> None:
-    assert Batch(Q().add("a").state).enqueue(b"x" * PAYLOAD_BYTES_MAX, T0, 0) is not None
+    assert Batch(Q().add("a").state).enqueue(b"x" * PAYLOAD_BYTES_MAX, T0, ZERO) is not None
 
 
 def test_a_queue_that_is_born_with_a_policy_of_its_own_is_born_by_decide() -> None:
@@ -516,16 +522,15 @@ def test_batch_after_batch_can_be_taken_back_and_gone_over_again(pack_from: int)
     states, logs = [q.state], []
     for _ in range(3):
         batch = Batch(states[-1])
-        assert batch.enqueue(b"x", T0, len(states)) is not None
-        held = batch.fetch(100, "", T0, 0)
-        assert held is not None
-        assert batch.ack(held.leased.lease_id, held.leased.number, T0)
+        assert batch.enqueue(b"x", T0, digits(len(states))) is not None
+        assert batch.fetch(100, "", T0, ZERO) is not None
+        assert batch.ack(batch.lease_id.encode(), split_lease_id(batch.lease_id)[1], T0)
         states.append(batch.close())
         logs.append(batch.events)
     was = [dump(state) for state in states]
     for _ in range(2):
         again = Batch(states[1])
-        assert again.enqueue(b"other", T0, 99) is not None
+        assert again.enqueue(b"other", T0, digits(99)) is not None
         other = again.close()
         assert [dump(state) for state in reversed(states)] == was[::-1]
         assert [task.payload for task in other.in_state("ready")][-1] == b"other"

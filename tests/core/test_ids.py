@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moxy.core.errors import Refused
-from moxy.core.ids import client_task_id, lease_id, nonce, queue_name, split_lease_id, task_id
+from moxy.core.ids import client_task_id, digits, lease_id, nonce, nonces, queue_name, split_lease_id, task_id
 
 INT64 = st.integers(1, 2**63 - 1)
 BLANK_OR_CONTROL = [" ", "a b", "\t", "a\n", "\0", "\x1f", "\x7f", "\x85", "\x9f", "\xa0", "\u2003", "\u2028", "\u3000"]
@@ -56,14 +56,14 @@ def test_a_task_id_is_128_bytes_not_characters(raw):
 
 
 def test_an_automatic_id_is_the_number_and_64_bits_as_16_digits():
-    assert task_id(17, 0xAB) == "17-00000000000000ab"
-    assert task_id(1, 2**64 - 1) == "1-ffffffffffffffff"
+    assert task_id(17, digits(0xAB)) == "17-00000000000000ab"
+    assert task_id(1, digits(2**64 - 1)) == "1-ffffffffffffffff"
 
 
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(st.text(min_size=1, max_size=20), INT64, INT64, st.integers(0, 2**64 - 1))
 def test_a_lease_id_finds_its_queue_and_its_task(queue, number, token, random_bits):
-    made = lease_id(queue, number, token, random_bits)
+    made = lease_id(queue, number, token, digits(random_bits))
     assert made == f"{queue}:{number}:{token}:{random_bits:016x}"
     assert split_lease_id(made) == (queue, number, token)
 
@@ -89,3 +89,15 @@ def test_the_draws_of_an_odd_seed_are_64_bits_and_all_differ(half):
     drawn = [nonce(2 * half + 1, draw) for draw in range(1000)]
     assert len(set(drawn)) == 1000
     assert all(0 <= one < 2**64 for one in drawn)
+
+
+@settings(derandomize=True, max_examples=50, deadline=None)
+@given(st.integers(1, 2**64 - 1))
+def test_many_nonces_of_one_seed_all_differ_and_are_the_same_every_time(seed):
+    text = nonces(seed, 1000)
+    drawn = {text[at : at + 16] for at in range(0, len(text), 16)}
+    assert len(text) == 16_000
+    assert len(drawn) == 1000
+    assert all(digits(int(one, 16)) == one for one in drawn)
+    assert nonces(seed, 1000) == text != nonces(seed - 1, 1000)
+    assert nonces(0, 3) == "0" * 48

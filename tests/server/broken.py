@@ -79,7 +79,10 @@ def double_lease() -> None:
             return decision
         task = decision.state.tasks[held[2]]
         token = decision.state.last_token + 1
-        lease_id, deadline_ms = ids.lease_id(c.queue, task.number, token, ids.nonce(seed, 9)), now_ms + c.lease_ms
+        lease_id, deadline_ms = (
+            ids.lease_id(c.queue, task.number, token, ids.digits(ids.nonce(seed, 9))),
+            now_ms + c.lease_ms,
+        )
         tally = task.tally
         given = Delivery(
             lease_id,
@@ -101,8 +104,8 @@ def double_lease() -> None:
 def truncation_at_a_bad_checksum() -> None:
     read = frames.read
 
-    def forgiving(data: bytes, place: frames.Place, log_id: int) -> frames.Outcome:
-        outcome = read(data, place, log_id)
+    def forgiving(data: bytes, place: frames.Place, log_id: int, base_bytes: int = 0) -> frames.Outcome:
+        outcome = read(data, place, log_id, base_bytes)
         return frames.Torn(outcome.text) if isinstance(outcome, frames.Damaged) else outcome
 
     frames.read = forgiving

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moxy.wire import scan
@@ -104,3 +104,26 @@ def test_what_is_taken_is_what_the_judge_would_have_said(data: bytes, seed: int)
 
 def test_the_form_suits_the_way_in_which_it_runs() -> None:
     assert scan.plain_commands is (scan.by_bytes if scan.IS_COMPILED else scan.by_lines)
+
+
+LEASE_PIECES = st.sampled_from(
+    [b"jobs", b"a:b", b"1", b"12", b"0", b"9" * 18, b"9" * 19, b":", b"", b"x", b"-1", b"\xd9\xa1"]
+)
+
+
+@settings(max_examples=500, derandomize=True, deadline=None)
+@given(st.lists(LEASE_PIECES, max_size=6))
+@example([b"jobs", b":", b"17", b":", b"3", b":", b"0123456789abcdef"])
+@example([b"", b":", b"1", b":", b"1", b":", b""])
+@example([b"1", b":", b"1", b":", b"x"])
+def test_a_lease_id_is_split_the_same_in_both_ways(pieces: list[bytes]) -> None:
+    for lease_id in (b"".join(pieces), b":".join(pieces)):
+        assert scan.split_by_bytes(lease_id) == scan.split_in_parts(lease_id), lease_id
+
+
+def test_a_lease_id_tells_the_length_of_its_queue_s_name_and_its_number() -> None:
+    for split in (scan.split_by_bytes, scan.split_in_parts):
+        assert split(b"a:b:170:3:0123456789abcdef") == (3, 170)
+        assert split(b"jobs:1x:3:0") == (-1, 0)
+        assert split(b"jobs:" + b"9" * 18 + b":1:0") == (4, 10**18 - 1)
+        assert split(b"jobs:" + b"9" * 19 + b":1:0") == (-1, 0)

@@ -34,7 +34,7 @@ from moxy.core.commands import (
     Tick,
 )
 from moxy.core.errors import TOOBIG, Refused
-from moxy.core.ids import nonce
+from moxy.core.ids import digits, nonce
 from moxy.core.policy import PAYLOAD_BYTES_MAX, Policy
 from moxy.core.state import QueueState
 from moxy.core.views import delivery, show
@@ -74,7 +74,7 @@ def _no(command: AnyCommand) -> bool:
 
 
 def _nonce(seed: int, draw: int) -> str:
-    return f"{nonce(seed, draw):016x}"
+    return digits(nonce(seed, draw))
 
 
 def _enqueue(c: Enqueue, seed: int, asker: Asker) -> list[Word]:
