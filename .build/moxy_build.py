@@ -39,6 +39,7 @@ COMPILED = (
     "moxy.core.readiness",
     "moxy.core.reducer",
     "moxy.core.state",
+    "moxy.core.undoing",
     "moxy.core.views",
     "moxy.journal.codec",
     "moxy.requests",

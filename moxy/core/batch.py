@@ -12,13 +12,14 @@ up who decides. What an event does to the heart has one home, in effects.
 from typing import Final, final
 
 from moxy.core import ids
-from moxy.core.effects import Undo, drop_held, lease_first, put_fresh
+from moxy.core.effects import drop_held, lease_first, put_fresh
 from moxy.core.events import Acked, AnyEvent, Enqueued, Leased
 from moxy.core.heart import Heart
 from moxy.core.packing import unpack
 from moxy.core.policy import PAYLOAD_BYTES_MAX
 from moxy.core.state import QueueState
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Held, Task
+from moxy.core.undoing import Undo
 
 # As constants of this module they are at hand; names of another one compiled code looks up each time.
 _ENQUEUED: Final[type[Enqueued]] = Enqueued

@@ -1,14 +1,13 @@
-"""The effect of every event on a heart, and how it is undone.
+"""The effect of every event on a heart.
 
 Lives here: effects and guards. Must not: policy. What happened was decided elsewhere; here it is only carried out,
 or refused with IllegalEvent when it breaks the lifecycle table or an identity; then nothing has changed.
 
-A task event puts one task in the place of another, and `Heart.swap` moves it between the orders. So the task that was
-there before is all that it takes to undo one; the few events that change more leave a `Changes`.
+Each gives what it takes to undo it: see undoing.py.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias, cast, final
+from typing import Any, Final, TypeAlias, cast
 
 from msgspec.structs import astuple, replace
 
@@ -50,8 +49,8 @@ from moxy.core.heart import (
 from moxy.core.lifecycle import NEW, PROCESSING, READY, TABLE
 from moxy.core.order import Order
 from moxy.core.packing import FIRST_DELIVERY, lease_of, pack, unfold, unpack
-from moxy.core.policy import Policy
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Entry, Held, Lease, Options, Task
+from moxy.core.undoing import Changes, Undo
 
 Fields: TypeAlias = tuple[Any, ...]
 """What an event carries, in the order of its class."""
@@ -65,25 +64,6 @@ _astuple: Final = astuple
 
 _FORGET_PER_EVENT: Final = 4
 """Lapsed ids dropped per event. Each event adds at most one (a purge aside), so the memory stays in step."""
-
-
-@final
-class Changes:
-    """What an event changed besides one task: what it takes to undo it."""
-
-    __slots__ = ("forgot", "gone", "paused", "policy", "remembered", "task")
-
-    def __init__(self, heart: Heart, task: Entry | None) -> None:
-        self.task: Final = task
-        self.policy: Final[Policy] = heart.policy
-        self.paused: Final[bool] = heart.paused
-        self.gone: Final[list[Task]] = []
-        self.remembered: Final[list[str]] = []
-        self.forgot: Final[list[tuple[str, int, int]]] = []
-
-
-Undo: TypeAlias = Entry | Changes | None
-"""The task as it was before a task event, None when it was not there; Changes when that is not all."""
 
 
 def happen(h: Heart, e: AnyEvent) -> Undo:
@@ -117,36 +97,6 @@ def happen_with(h: Heart, e: AnyEvent, fields: Fields) -> Undo:
     return before
 
 
-def undo(h: Heart, e: AnyEvent, before: Undo, at_ms: int, last_token: int) -> None:
-    """Take back the event that came last. `at_ms` and `last_token` are those of before."""
-    changes = before if isinstance(before, Changes) else None
-    if changes is not None:
-        _undo_changes(h, changes)
-    if isinstance(e, TaskEvent):
-        was = before.task if isinstance(before, Changes) else before
-        h.swap(h.task(e.number), None if was is None else unfold(e.number, was))
-        if isinstance(e, Enqueued):
-            h.next_number = e.number
-            h.enqueued -= 1
-        elif isinstance(e, Leased):
-            h.leased -= 1
-        elif isinstance(e, Acked):
-            h.acked -= 1
-        else:
-            h.counts[_COUNT_OF[type(e)]] -= 1
-            if isinstance(e, Redriven):
-                h.next_number = e.place
-    elif changes is not None:
-        for task in changes.gone:
-            h.swap(None, task)
-            h.counts[DELETED] -= 1
-    h.seq = e.seq - 1
-    h.at_ms = at_ms
-    h.last_token = last_token
-    if not at_ms:
-        h.born_ms = 0
-
-
 def _out_of_order(h: Heart, e: AnyEvent) -> IllegalEvent:
     queue = f"queue {h.name!r}"
     if e.seq != h.seq + 1:
@@ -154,14 +104,6 @@ def _out_of_order(h: Heart, e: AnyEvent) -> IllegalEvent:
     if e.at_ms < h.at_ms:
         return IllegalEvent(f"I15: time went back from {h.at_ms}", e, queue)
     return IllegalEvent("an event of another queue", e, queue)
-
-
-def _undo_changes(h: Heart, changes: Changes) -> None:
-    h.policy, h.paused = changes.policy, changes.paused
-    for task_id in changes.remembered:
-        h.forget(task_id)
-    for task_id, until_ms, number in changes.forgot:
-        h.remember(task_id, until_ms, number)
 
 
 # What happens often
@@ -444,18 +386,6 @@ _EFFECTS: Final[dict[type[Event], Callable[..., Undo]]] = {
     QueueConfigured: _configured,
     QueuePaused: _paused,
     QueueResumed: _resumed,
-}
-
-_COUNT_OF: Final[dict[type[Event], int]] = {
-    Matured: MATURED,
-    Extended: EXTENDED,
-    Expired: EXPIRED_COUNT,
-    Failed: FAILED_COUNT,
-    Released: RELEASED,
-    Requeued: REQUEUED,
-    DeadLettered: DEAD_LETTERED,
-    Redriven: REDRIVEN,
-    Deleted: DELETED,
 }
 
 

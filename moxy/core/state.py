@@ -21,13 +21,14 @@ What follows from it:
 from collections.abc import Iterator, Mapping
 from typing import Final, final
 
-from moxy.core.effects import Changes, Undo, happen, undo
+from moxy.core.effects import happen
 from moxy.core.events import AnyEvent, Leased
 from moxy.core.heart import EXPIRING, FORGETTING, Heart, heart_of
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.policy import Policy
 from moxy.core.reading import Memories, Names, OrderView, Tasks
 from moxy.core.tasks import Image, Task, Totals
+from moxy.core.undoing import Changes, Undo, undo
 
 DEFAULT_POLICY: Final = Policy()
 _AGAIN: Final[list[Undo]] = [Changes(Heart("", DEFAULT_POLICY), None)]

@@ -141,9 +141,16 @@ class Connection:
 
         What got leases is added to `unsent`; the transport clears that once the bytes are out.
         """
+        slots = self._slots
+        if len(slots) == 1:
+            told = slots[0]
+            if isinstance(told, Told) and told.ready:  # nearly always
+                slots.popleft()
+                if told.leases:
+                    self.unsent.append(told)
+                return told.output
         out: list[bytes] = []
         size = 0
-        slots = self._slots
         while slots and size < OUTPUT_PIECE_BYTES:
             slot = slots[0]
             if isinstance(slot, bytes):

@@ -19,6 +19,9 @@ from typing import Final, cast, final
 
 from moxy.server.doors import Driver, Listener
 
+# As constants of this module they are at hand; names of another one compiled code looks up each time.
+_read: Final = os.read
+_write: Final = os.write
 _EVENTS_MAX: Final = 1024
 _ACCEPTS_MAX: Final = 256
 _ACCEPT_AGAIN_S: Final = 1.0
@@ -211,7 +214,7 @@ class Pipe:
         """Hand what has arrived to the protocol; not all at once, so that nobody keeps the others waiting."""
         size = self._read_bytes
         try:
-            data = os.read(self._fd, size)
+            data = _read(self._fd, size)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -263,7 +266,7 @@ class Pipe:
     def _send(self, data: memoryview) -> memoryview | None:
         """What the kernel did not take; None: the client is gone."""
         try:
-            sent = os.write(self._fd, data)  # by itself: mypyc evaluates the bounds of a slice twice
+            sent = _write(self._fd, data)  # by itself: mypyc evaluates the bounds of a slice twice
         except (BlockingIOError, InterruptedError):
             return data
         except OSError as error:
@@ -296,7 +299,7 @@ class Pipe:
             self._unwritten = memoryview(bytes(self._unwritten) + data)
             return
         try:
-            sent = os.write(self._fd, data)
+            sent = _write(self._fd, data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:

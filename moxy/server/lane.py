@@ -19,13 +19,15 @@ from moxy.core.errors import Refused
 from moxy.wire import replies
 from moxy.wire.arguments import fetch_timeout, queue_name
 from moxy.wire.resp import OK, Error, encode
-from moxy.wire.scan import IS_COMPILED, split_by_bytes, split_in_parts
+from moxy.wire.scan import split_lease
 
 _ENQUEUE: Final = b"MOXY.ENQUEUE"
 _FETCH: Final = b"MOXY.FETCH"
 _ACK: Final = b"MOXY.ACK"
 _NONCES: Final = 1024
 """Drawn at a time."""
+_NO_LEASES: Final[list[str]] = []
+"""Of a run that fetches nothing. A list costs more than what it would hold."""
 _PIECE_BYTES: Final = 1024 * 1024
 """Payload in one run of replies, about: a slow reader is written to in pieces."""
 
@@ -56,7 +58,19 @@ class Lane:
     """Carries out plain commands between turns. `commands` counts those that no turn has committed yet."""
 
     __slots__ = (
-        *("_batch", "_batches", "_clock", "_drawn", "_epoch", "_lease_ms", "_nonces", "_plain", "_raw", "_timeout"),
+        *(
+            "_batch",
+            "_batches",
+            "_clock",
+            "_drawn",
+            "_epoch",
+            "_lease_ms",
+            "_nonces",
+            "_now_ms",
+            "_plain",
+            "_raw",
+            "_timeout",
+        ),
         *("_told", "_waiting", "commands"),
     )
 
@@ -75,6 +89,8 @@ class Lane:
         """The timeout of the FETCH before, as its client wrote it, and read."""
         self._nonces = ""
         self._drawn = 0
+        self._now_ms = 0
+        """When the epoch began: one time for all that is carried out between two turns."""
         self._told: list[Told] = []
         self.commands = 0
 
@@ -82,9 +98,9 @@ class Lane:
         """Carry out the plain commands that begin at that index, up to the first that is not. None: there is none."""
         if self._plain.epoch != self._epoch:
             self._begin_epoch()
-        now_ms = self._clock.now_ms()
+        now_ms = self._now_ms
         parts: list[bytes] = []
-        leases: list[str] = []
+        leases = _NO_LEASES
         end = len(commands)
         first = at
         size = 0
@@ -112,10 +128,12 @@ class Lane:
                 parts.append(payload)
                 size += length
                 parts.append(replies.CRLF)
+                if leases is _NO_LEASES:
+                    leases = []
                 leases.append(lease_id)
             elif verb == _ACK and words == 2:
                 lease = argv[1]
-                queue_bytes, number = split_by_bytes(lease) if IS_COMPILED else split_in_parts(lease)
+                queue_bytes, number = split_lease(lease)
                 if queue_bytes < 0:
                     break
                 raw = lease[:queue_bytes]
@@ -148,6 +166,7 @@ class Lane:
 
     def _begin_epoch(self) -> None:
         self._epoch = self._plain.epoch
+        self._now_ms = self._clock.now_ms()
         self._batches.clear()
         self._raw, self._batch = b"", None
 

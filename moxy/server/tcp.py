@@ -401,7 +401,9 @@ class Link:
             self.eof_received()
 
     def _receive(self, connection: Connection, data: bytes) -> None:
-        self._server.service.submit_all(connection.receive(data))
+        requests = connection.receive(data)
+        if requests:
+            self._server.service.submit_all(requests)
         self._server.touch(self)
         if connection.is_full:
             self._pause()

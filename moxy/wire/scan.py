@@ -7,7 +7,6 @@ What must not: judgement. Both take only what is certainly right and stop before
 inline, at fault or rare. The parser in `resp` goes on from there and says what it is.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 _CRLF: Final = b"\r\n"
@@ -101,7 +100,7 @@ def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elem
 
 
 def split_in_parts(lease_id: bytes) -> tuple[int, int]:
-    """`QUEUE:NUMBER:TOKEN:NONCE`: how long the queue's name is, and the number. (-1, 0): it is of another shape."""
+    """`split_lease` for the interpreter."""
     parts = lease_id.rsplit(b":", 3)
     if len(parts) != 4 or not parts[1].isdigit() or len(parts[1]) > _NUMBER_DIGITS_MAX:
         return -1, 0
@@ -109,7 +108,7 @@ def split_in_parts(lease_id: bytes) -> tuple[int, int]:
 
 
 def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
-    """As `split_in_parts`."""
+    """`split_lease` for a compiler."""
     at = len(lease_id)
     colons = 0
     while at > 0 and colons < 2:
@@ -136,5 +135,14 @@ def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
 IS_COMPILED: Final = not hasattr(by_lines, "__code__")
 """Compiled functions have no bytecode."""
 
-plain_commands: Final[Callable[[bytes, list[list[bytes]], int, int], int]] = by_bytes if IS_COMPILED else by_lines
-"""Whole and plain commands at the beginning of a buffer."""
+
+def plain_commands(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:
+    """Append the whole and plain commands at the beginning of a buffer; the offset of the first byte not used."""
+    if IS_COMPILED:
+        return by_bytes(data, commands, bulk_bytes_max, elements_max)
+    return by_lines(data, commands, bulk_bytes_max, elements_max)
+
+
+def split_lease(lease_id: bytes) -> tuple[int, int]:
+    """`QUEUE:NUMBER:TOKEN:NONCE`: how long the queue's name is, and the number. (-1, 0): it is of another shape."""
+    return split_by_bytes(lease_id) if IS_COMPILED else split_in_parts(lease_id)
