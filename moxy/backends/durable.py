@@ -117,7 +117,7 @@ class DurableBackend:
             else:
                 await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)
             self._sync_took_ms = self._clock.now_ms() - began_ms
-        self._memory.accept()
+        self._memory.accept(self._journal.latest_payload)
 
     def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
         """Nobody else changes these queues."""

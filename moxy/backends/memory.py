@@ -162,10 +162,10 @@ class MemoryBackend:
         """No promise is made about what is only in memory."""
         self.accept()
 
-    def accept(self) -> None:
-        """The turn is committed: what it changed stays, and its events can be read."""
+    def accept(self, payload: bytes = b"") -> None:
+        """The turn is committed: what it changed stays, and its events can be read. `payload`: as the log has them."""
         if self.uncommitted:
-            self.recent.add(self.uncommitted)
+            self.recent.add(self.uncommitted, payload)
             self.uncommitted = []
             self._before.clear()
 

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, cast, final
 
-import msgspec
-
 from moxy.core.events import EVENT_TYPES, AnyEvent, Event, TaskEvent
+from moxy.journal import codec
 
 EVENTS_MAX: Final = 100_000
 BYTES_MAX: Final = 64 * 1024 * 1024
@@ -19,9 +18,6 @@ _PAGE: Final = 4000
 
 # isinstance() on a struct's class is ten times slower than a look into a set.
 _OF_A_QUEUE: Final[frozenset[type[Event]]] = frozenset(kind for kind in EVENT_TYPES if not issubclass(kind, TaskEvent))
-
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(list[AnyEvent])
 
 
 @final
@@ -58,14 +54,15 @@ class Recent:
         """How many of the first pages are in the windows."""
         self._windows: Final[dict[str, _Window]] = {}
 
-    def add(self, events: Sequence[AnyEvent]) -> None:
-        """Take committed events, and let go of the oldest pages beyond the limits."""
-        for at in range(0, len(events), _PAGE):
-            some = events[at : at + _PAGE]
-            page = _encoder.encode(some)
-            self._pages.append((len(some), page))
-            self._count += len(some)
-            self._bytes += len(page)
+    def add(self, events: Sequence[AnyEvent], payload: bytes = b"") -> None:
+        """Take committed events, and let go of the oldest pages beyond the limits. `payload`: they are encoded already,
+        as in a record of the log."""
+        if payload and len(events) <= _PAGE:
+            self._take(len(events), payload)
+        else:
+            for at in range(0, len(events), _PAGE):
+                some = events[at : at + _PAGE]
+                self._take(len(some), codec.encode(some))
         while self._pages:
             count, page = self._pages[0]
             if self._count - count < self._events_max and self._bytes <= self._bytes_max:
@@ -75,8 +72,13 @@ class Recent:
             self._bytes -= len(page)
             if self._indexed:
                 self._indexed -= 1
-                for event in _decoder.decode(page):
+                for event in codec.decode(page):
                     self._unindex(event)
+
+    def _take(self, count: int, page: bytes) -> None:
+        self._pages.append((count, page))
+        self._count += count
+        self._bytes += len(page)
 
     @property
     def behind(self) -> int:
@@ -90,7 +92,7 @@ class Recent:
             count, page = self._pages[self._indexed]
             self._indexed += 1
             events -= count
-            for event in _decoder.decode(page):
+            for event in codec.decode(page):
                 window = windows.get(event.queue)
                 if window is None:
                     window = windows[event.queue] = _Window()

@@ -67,6 +67,8 @@ class Journal:
         for name, place in recovered.marks:
             self._marks.setdefault(name, []).append(place)
         self._gathered: list[AnyEvent] = []
+        self.latest_payload = b""
+        """Of the record that was written last: its events, encoded (codec)."""
         self._synced = self.last_sequence
         self._logged_bytes = recovered.bytes_folded
         self._snapshot = Mark(recovered.snapshot_sequence, 0, 0)
@@ -163,6 +165,7 @@ class Journal:
             self._cut_back(str(e))
         self._place = following
         self._logged_bytes += length_bytes
+        self.latest_payload = payload
         self._remember(following)
         return self.last_sequence
 
