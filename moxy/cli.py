@@ -305,7 +305,7 @@ def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, 
         return clock, MemoryBackend(clock, RandomIds(), config.policy), []
     began_ms = SystemClock().now_ms()
     try:
-        disk = OsDisk(config.data_dir)
+        disk = OsDisk(config.data_dir, writes_zeros=config.durability == "always")
     except OSError as error:
         why = error.strerror or error
         raise ConfigError(f"{config.data_dir} cannot be the data directory: {why}") from None

@@ -220,9 +220,9 @@ class Heart:
 
     def end_lease(self, number: int, entry: Entry) -> None:
         """A task that was `entry` is under no lease any more."""
-        if number in self.young:
-            self.young.discard(number)
-        else:
+        count = len(self.young)
+        self.young.discard(number)
+        if len(self.young) == count:
             self.processing.remove(_deadline_of(number, entry))
 
     def oldest_ready_ms(self) -> int | None:

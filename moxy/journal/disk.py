@@ -75,8 +75,9 @@ class Disk(Protocol):
 class OsFile:
     """A file of the operating system."""
 
-    def __init__(self, path: str, flags: int) -> None:
+    def __init__(self, path: str, flags: int, writes_zeros: bool) -> None:
         self._fd: Final = os.open(path, flags | os.O_CLOEXEC, 0o640)
+        self._writes_zeros: Final = writes_zeros
 
     def write(self, data: bytes, at_bytes: int) -> int:
         return os.pwrite(self._fd, data, at_bytes)
@@ -85,8 +86,8 @@ class OsFile:
         at = os.fstat(self._fd).st_size
         if at < size_bytes:
             os.posix_fallocate(self._fd, at, size_bytes - at)
-        # Zeros are written, not only reserved: an fdatasync need not turn reserved blocks into written ones then.
-        while at < size_bytes:
+        # Written, not only reserved: an fdatasync need not turn reserved blocks into written ones then.
+        while self._writes_zeros and at < size_bytes:
             at += os.pwrite(self._fd, _ZEROS[: size_bytes - at], at)
 
     def truncate(self, size_bytes: int) -> None:
@@ -101,11 +102,16 @@ class OsFile:
 
 @final
 class OsDisk:
-    """A directory of the operating system, made when it is not there."""
+    """A directory of the operating system, made when it is not there.
 
-    def __init__(self, path: str) -> None:
+    `writes_zeros`: space is taken by writing zeros, for whoever waits for each sync; else it is only reserved, which
+    reads as zeros, too, and leaves half as much to write.
+    """
+
+    def __init__(self, path: str, writes_zeros: bool = True) -> None:
         os.makedirs(path, exist_ok=True)
         self.path: Final = path
+        self._writes_zeros: Final = writes_zeros
         self._directory_fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock_fd = -1
         self._closed = False
@@ -146,10 +152,10 @@ class OsDisk:
             return file.readall() if length_bytes < 0 else _read_up_to(file.fileno(), at_bytes, length_bytes)
 
     def create(self, name: str) -> OsFile:
-        return OsFile(self._path(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        return OsFile(self._path(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC, self._writes_zeros)
 
     def open(self, name: str) -> OsFile:
-        return OsFile(self._path(name), os.O_RDWR)
+        return OsFile(self._path(name), os.O_RDWR, self._writes_zeros)
 
     def rename(self, old: str, new: str) -> None:
         os.rename(self._path(old), self._path(new))
