@@ -58,7 +58,7 @@ class Plain(Protocol):
     """Where plain commands can be carried out at once, before the turn that commits them."""
 
     epoch: int
-    """Changes with each turn, and when the batches that were given are over."""
+    """Changes when the batches that were given are over."""
 
     def batch(self, queue: str) -> Batch | None:
         """The queue's batch of this epoch; None: there is no such queue."""

@@ -90,7 +90,6 @@ class MemoryBackend:
 
     def settled(self) -> list[AnyEvent]:
         self._settle()
-        self.epoch += 1
         events, self._settled = self._settled, []
         return events
 

@@ -90,7 +90,7 @@ class Lane:
         self._nonces = ""
         self._drawn = 0
         self._now_ms = 0
-        """When the epoch began: one time for all that is carried out between two turns."""
+        """When the first of the commands that no turn has committed came: one time for all of them."""
         self._told: list[Told] = []
         self.commands = 0
 
@@ -98,6 +98,8 @@ class Lane:
         """Carry out the plain commands that begin at that index, up to the first that is not. None: there is none."""
         if self._plain.epoch != self._epoch:
             self._begin_epoch()
+        if not self.commands:
+            self._now_ms = self._clock.now_ms()
         now_ms = self._now_ms
         parts: list[bytes] = []
         leases = _NO_LEASES
@@ -166,7 +168,6 @@ class Lane:
 
     def _begin_epoch(self) -> None:
         self._epoch = self._plain.epoch
-        self._now_ms = self._clock.now_ms()
         self._batches.clear()
         self._raw, self._batch = b"", None
 

@@ -300,3 +300,16 @@ def test_what_was_held_back_gets_a_turn_whatever_comes_behind_it(behind: tuple[t
         assert worker.read()[0][7] == b"y"
         assert worker.read()[0] == b"task_id"
         assert len([worker.read() for _ in behind]) == len(behind)
+
+
+def test_the_time_of_a_command_is_not_that_of_an_earlier_one_that_had_no_turn() -> None:
+    rig = Rig()
+    client = rig.connection()
+    rig.ask(client, ENQUEUE)
+    rig.say(client, ("MOXY.FETCH", "jobs"))  # refused on the spot: no turn comes of it
+    assert client.take_output().startswith(b"-ERR")
+    rig.clock.ms += 1000
+    rig.ask(client, ENQUEUE)
+    state = rig.memory.state_of("jobs")
+    first, second = (task.enqueued_ms for task in state.in_state("ready"))
+    assert second == first + 1000
