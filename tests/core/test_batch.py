@@ -107,7 +107,7 @@ class Told(World):
             return rng.choice(unusual)
         if kind in "EPLI":
             number = self.twin.next_number + rng.randrange(3)
-            task_id = ids.task_id(number, rng.choice((0, 1))) if kind == "I" else ""
+            task_id = ids.task_id(number, digits(rng.choice((0, 1)))) if kind == "I" else ""
             priority = rng.randrange(10) if kind == "P" else 0
             return Enqueue("jobs", b"e", task_id, priority, rng.choice((3, 20)) if kind == "L" else 0)
         if kind == "M":

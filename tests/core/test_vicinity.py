@@ -16,6 +16,7 @@ from moxy.core.vicinity import broken_near, touched
 from tests.core.oracle import persistent
 from tests.core.support import Q, altered, and_then, real
 from tests.core.test_invariants import STATES, STEPS, Step, life, scene, step, with_task
+from tests.forms import needs_source
 
 ONLY_A_RECOUNT_SEES = {"a TTL of nobody", "a name that leads nowhere"}
 """No event names the task that it is about (journal/verify recounts now and then for that)."""
@@ -116,6 +117,7 @@ def test_a_broken_state_before_the_step_is_no_crash() -> None:
         assert isinstance(broken_near(spoilt, q.log, q.state), list), fault
 
 
+@needs_source
 @pytest.mark.parametrize("kind", [Leased, Acked])
 def test_an_effect_that_leaves_a_task_in_its_order_is_told_by_versions_of_one_heart(
     kind: type, monkeypatch: pytest.MonkeyPatch
