@@ -46,6 +46,7 @@ from moxy.core.heart import (
     REQUEUED,
     Heart,
 )
+from moxy.core.ids import tells_number
 from moxy.core.lifecycle import NEW, PROCESSING, READY, TABLE
 from moxy.core.order import Order
 from moxy.core.packing import FIRST_DELIVERY, lease_of, pack, unfold, unpack
@@ -118,11 +119,11 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
     _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = fields
     if number != h.next_number:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
-    own_name = not task_id.startswith(f"{number}-")
+    is_named = not tells_number(task_id, number)
     if (
         task_id in h.names
-        # What begins with its own number can be no other task's, unless that one is named.
-        or (own_name and h.number_of(task_id) is not None)
+        # An id that tells this number can be no other task's, unless that one is named.
+        or (is_named and h.number_of(task_id) is not None)
         or (h.remembered and h.knows(task_id, at_ms))
     ):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
@@ -135,7 +136,7 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
         task = Task(number, task_id, payload, priority, number, at_ms, at_ms, to, due_ms, expires_ms, options=options)
         h.swap(None, task)
     else:
-        if own_name:
+        if is_named:
             h.names[task_id] = number
         put_fresh(h, e, number, task_id, payload, priority, at_ms)
         return before

@@ -9,6 +9,7 @@ Leaving and joining an order is O(1) for what a busy queue does all day, O(log n
 from collections.abc import Iterable, Iterator
 from typing import Final, final
 
+from moxy.core.ids import tells_number
 from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDULED
 from moxy.core.order import Key, Order
 from moxy.core.packing import can_be_packed, pack, unfold
@@ -96,7 +97,7 @@ class Heart:
         self.tasks: dict[int, Entry] = {}
         """By number, in full or in short. Read single ones by `task`."""
         self.names: dict[str, int] = {}
-        """By id, except ids that begin with the task's own number, as automatic ones do: those tell it themselves."""
+        """By id, except those that tell the number themselves (`ids.tells_number`)."""
         self.pack_from = PACK_FROM
         self.risen = True
         """Whether the numbers in `tasks` came in rising order, as they do unless an event was undone."""
@@ -281,7 +282,7 @@ class Heart:
 
     def name_it(self, task_id: str, number: int) -> None:
         """Let `number_of` find a new task."""
-        if not task_id.startswith(f"{number}-"):
+        if not tells_number(task_id, number):
             self.names[task_id] = number
 
     def shade(self, number: int, old: Entry | None) -> None:

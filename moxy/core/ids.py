@@ -39,6 +39,11 @@ def task_id(number: int, nonce: str) -> str:
     return f"{number}-{nonce}"
 
 
+def tells_number(task_id: str, number: int) -> bool:
+    """Whether an id begins with that number, as automatic ones do: then the task needs no entry in an index of ids."""
+    return task_id.startswith(f"{number}-")
+
+
 def lease_id(queue: str, number: int, token: int, nonce: str) -> str:
     """`QUEUE:NUMBER:TOKEN:NONCE`: finds queue and task without a search, and never matches after a data loss."""
     return f"{queue}:{number}:{token}:{nonce}"

@@ -169,8 +169,11 @@ class Walk:
     goes on, in `segment`; `torn` says what was found there instead of an end, if a crash left something.
     """
 
-    def __init__(self, disk: Disk, segments: Sequence[Segment], chain: int | None) -> None:
-        """`chain` is what the first segment must go on from; None: not known."""
+    def __init__(
+        self, disk: Disk, segments: Sequence[Segment], chain: int | None, window_bytes: int = _WALK_BYTES
+    ) -> None:
+        """`chain` is what the first segment must go on from; None: not known. `window_bytes` are read at a time."""
+        self._window_bytes: Final = window_bytes
         self._disk: Final = disk
         self._segments: Final = segments
         self.segment: Segment | None = None
@@ -199,7 +202,7 @@ class Walk:
             raise LogDamaged(segment.name, 0, place.sequence, "it does not go on from the segment before")
 
     def _records(self, segment: Segment, log_id: int) -> Iterator[tuple[Segment, Record]]:
-        window_bytes = _WALK_BYTES
+        window_bytes = self._window_bytes
         while True:
             start = self.place
             base_bytes = start.at_bytes - start.at_bytes % frames.SECTOR_BYTES
@@ -210,7 +213,7 @@ class Walk:
             if window_bytes < 0 or len(data) < window_bytes:
                 break
             # A window that began with no whole record has to go on to the end of the file, so that one can judge.
-            window_bytes = -1 if self.place is start else _WALK_BYTES
+            window_bytes = -1 if self.place is start else self._window_bytes
         if isinstance(outcome, Damaged):
             raise LogDamaged(segment.name, self.place.at_bytes, self.place.sequence, outcome.text)
         if isinstance(outcome, Torn):

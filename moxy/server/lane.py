@@ -58,20 +58,20 @@ class Lane:
     """Carries out plain commands between turns. `commands` counts those that no turn has committed yet."""
 
     __slots__ = (
-        *(
-            "_batch",
-            "_batches",
-            "_clock",
-            "_drawn",
-            "_epoch",
-            "_lease_ms",
-            "_nonces",
-            "_now_ms",
-            "_plain",
-            "_raw",
-            "_timeout",
-        ),
-        *("_told", "_waiting", "commands"),
+        "_batch",
+        "_batches",
+        "_clock",
+        "_drawn",
+        "_epoch",
+        "_lease_ms",
+        "_nonces",
+        "_now_ms",
+        "_plain",
+        "_raw",
+        "_timeout",
+        "_told",
+        "_waiting",
+        "commands",
     )
 
     def __init__(self, plain: Plain, waiting: Waiting, clock: Clock) -> None:

@@ -384,3 +384,17 @@ def test_progress_is_told_and_ends_with_everything() -> None:
     Journal.open(disk.kill(), LOG_ID, T0_MS, 4096, progress=lambda *numbers: told.append(numbers))
     assert [events for events, _, _ in told] == [20_000, 40_000, 45_000]
     assert told[-1][1] == told[-1][2]
+
+
+@pytest.mark.parametrize("writes_zeros", [True, False])
+def test_space_is_taken_ahead_and_reads_as_zeros(writes_zeros: bool, tmp_path: Path) -> None:
+    disk = OsDisk(str(tmp_path), writes_zeros)
+    file = disk.create("spare")
+    file.allocate(100_000)
+    assert disk.read("spare") == bytes(100_000)
+    assert (tmp_path / "spare").stat().st_blocks * 512 >= 100_000, "no later write can fail for want of space"
+    file.write(b"x", 50_000)
+    file.allocate(100_000)
+    assert disk.read("spare").strip(b"\0") == b"x", "what is there stays"
+    file.close()
+    disk.close()
