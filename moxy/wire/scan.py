@@ -7,7 +7,11 @@ What must not: judgement. Both take only what is certainly right and stop before
 inline, at fault or rare. The parser in `resp` goes on from there and says what it is.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    # Numbers of the machine, for the compiler: an annotation of a local variable is never looked up.
+    from mypy_extensions import i64
 
 _CRLF: Final = b"\r\n"
 _DIGITS_MAX: Final = 9
@@ -54,23 +58,44 @@ def by_lines(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elem
 
 
 def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:
-    """As `by_lines`, but of any number of elements, and with any bytes in them."""
-    end = len(data)
-    first = 0
-    while first < end and data[first] == 42:  # *
+    """As `by_lines`, but of any number of elements, and with any bytes in them.
+
+    A pipeline is mostly one command over and over, but for its last element. So a command that has the same bytes as
+    the one before, up to that element, and as long an element there, has the same words, which are not read again.
+    """
+    end: i64 = len(data)
+    first: i64 = 0
+    before: list[bytes] = []
+    head = b""
+    size: i64 = 0
+    while first < end:
+        stop = first + len(head) + size + 2
+        if head and stop <= end and data[first : first + len(head)] == head:
+            if data[stop - 2] != 13 or data[stop - 1] != 10:
+                return first
+            before = before.copy()
+            before[-1] = data[stop - 2 - size : stop - 2]
+            commands.append(before)
+            first = stop
+            continue
+        if data[first] != 42:  # *
+            return first
         at = first + 1
-        count = 0
+        count: i64 = 0
         while at < end:
-            digit = data[at] - 48
+            digit: i64 = data[at] - 48
             if not 0 <= digit <= 9:
                 break
             count = count * 10 + digit
             at += 1
-        if at + 2 > end or count == 0 or count > elements_max or at > first + 1 + _DIGITS_MAX or data[first + 1] == 48:
+            if at > first + 1 + _DIGITS_MAX:
+                return first
+        if at + 2 > end or count == 0 or count > elements_max or data[first + 1] == 48:
             return first
         if data[at] != 13 or data[at + 1] != 10:
             return first
         at += 2
+        last: i64 = at
         args: list[bytes] = []
         while count > 0:
             if at >= end or data[at] != 36:  # $
@@ -84,17 +109,22 @@ def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elem
                     break
                 size = size * 10 + digit
                 at += 1
+                if at > digits + _DIGITS_MAX:
+                    return first
             stop = at + 2 + size
-            if at == digits or at > digits + _DIGITS_MAX or size > bulk_bytes_max or stop + 2 > end:
+            if at == digits or size > bulk_bytes_max or stop + 2 > end:
                 return first
             if data[digits] == 48 and at > digits + 1:
                 return first
             if data[at] != 13 or data[at + 1] != 10 or data[stop] != 13 or data[stop + 1] != 10:
                 return first
-            args.append(data[at + 2 : stop])
+            last = at + 2
+            args.append(data[last:stop])
             at = stop + 2
             count -= 1
         commands.append(args)
+        if at < end:
+            before, head = args, data[first:last]
         first = at
     return first
 
@@ -109,24 +139,24 @@ def split_in_parts(lease_id: bytes) -> tuple[int, int]:
 
 def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
     """`split_lease` for a compiler."""
-    at = len(lease_id)
-    colons = 0
+    at: i64 = len(lease_id)
+    colons: i64 = 0
     while at > 0 and colons < 2:
         at -= 1
         if lease_id[at] == 58:  # :
             colons += 1
-    last = at
-    number = 0
-    unit = 1
+    last: i64 = at
+    number: i64 = 0
+    unit: i64 = 1
     while at > 0:
         at -= 1
-        digit = lease_id[at] - 48
+        digit: i64 = lease_id[at] - 48
         if not 0 <= digit <= 9:
             break
-        number += digit * unit
-        unit *= 10
         if last - at > _NUMBER_DIGITS_MAX:
             return -1, 0
+        number += digit * unit
+        unit *= 10
     if colons < 2 or at == last - 1 or at < 0 or lease_id[at] != 58 or last == 0:
         return -1, 0
     return at, number
