@@ -31,9 +31,11 @@ COMPILED = (
     "moxy.core.batch",
     "moxy.core.decider",
     "moxy.core.effects",
+    "moxy.core.form",
     "moxy.core.globs",
     "moxy.core.heart",
     "moxy.core.ids",
+    "moxy.core.notes",
     "moxy.core.order",
     "moxy.core.packing",
     "moxy.core.readiness",
@@ -93,8 +95,8 @@ INTERPRETED = {
     "moxy.wire.table": "closures per verb, made at import",
 }
 
-_NEEDS = ["mypy>=1.15", "msgspec>=0.19"]
-"""To compile: mypyc comes with mypy, and checks against the types of msgspec."""
+_NEEDS = ["mypy>=2.4", "msgspec>=0.19", "librt>=0.17"]
+"""To compile: mypyc comes with mypy, and checks against the types of msgspec and librt."""
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:

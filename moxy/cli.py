@@ -325,9 +325,8 @@ def open_backend(config: ServeConfig, say: Journalist) -> tuple[Clock, Backend, 
         took_ms=clock.now_ms() - began_ms,
     )
     memory = MemoryBackend(clock, RandomIds(), config.policy, states)
-    memory.recent.add(
-        [event for _, event in journal.read(max(journal.horizon, recovered.last_sequence - EVENTS_MAX + 1))]
-    )
+    since = max(journal.horizon, recovered.last_sequence - EVENTS_MAX + 1)
+    memory.recent.add([[event for _, event in journal.read(since)]])
     # A snapshot's thread and the loop share the interpreter: hand over often, so that no command waits for long.
     sys.setswitchinterval(0.0005)
     backend = DurableBackend(

@@ -3,12 +3,14 @@
 Lives here: requests, the clients they come from, and what a turn came to. Must not: decide, wait or answer.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol, final
 
 from moxy.backends.base import Outcome
 from moxy.core.commands import FetchAny, Intent, ReadEvents
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
+from moxy.core.notes import Written
 from moxy.core.order import Key
 
 
@@ -34,15 +36,27 @@ class Request:
 
 @final
 class Turn:
-    """What a turn came to: the requests that have their outcome now, and the events that made it so, committed; or why
-    the log refused it, and nothing of it happened."""
+    """What a turn came to: the requests that have their outcome now, and what happened, committed; or why the log
+    refused it, and nothing of it happened."""
 
-    __slots__ = ("answered", "events", "refused")
+    __slots__ = ("_events", "_settled", "answered", "refused")
 
-    def __init__(self, answered: list[Request], events: list[AnyEvent], refused: Refused | None = None) -> None:
+    def __init__(
+        self,
+        answered: list[Request],
+        settled: Sequence[Written],
+        events: list[AnyEvent],
+        refused: Refused | None = None,
+    ) -> None:
         self.answered: Final = answered
-        self.events: Final = events
+        self._settled: Final = settled
+        self._events: Final = events
         self.refused: Final = refused
+
+    @property
+    def events(self) -> list[AnyEvent]:
+        """All events of the turn, in their order. They are made for whoever asks: a busy server has nobody who does."""
+        return [*(event for written in self._settled for event in written.events()), *self._events]
 
 
 @final

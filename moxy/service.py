@@ -30,6 +30,7 @@ from moxy.core.commands import (
 from moxy.core.errors import BACKEND, IOERR, Refused
 from moxy.core.events import Acked, AnyEvent, Expired, Failed, ReleaseCause, Released
 from moxy.core.ids import split_lease_id
+from moxy.core.notes import Written
 from moxy.core.order import Key, Order
 from moxy.core.policy import COUNT_MAX
 from moxy.core.readiness import makes_ready
@@ -52,6 +53,7 @@ class Service:
         self._clock: Final = clock
         self._inbox: list[Request] = []
         self._answered: list[Request] = []
+        self._settled: Sequence[Written] = ()
         self._events: list[AnyEvent] = []
         # Waiters in order of arrival (dicts keep it), per queue and per client; time-outs in order of time.
         self._waiting: dict[str, dict[int, Waiter]] = {}
@@ -126,7 +128,8 @@ class Service:
         Requests come before due work, so an ACK that is late but here wins over the expiry of its lease.
         """
         batch, self._inbox = self._inbox, []
-        self._answered, self._events, self._newcomers = [], self._backend.settled(), []
+        self._answered, self._events, self._newcomers = [], [], []
+        self._settled = self._backend.settled()
         if self._retries and self._clock.now_ms() >= self._quiet_until_ms:
             batch, self._retries = [*self._retries, *batch], []
         news = await self._hear_news()
@@ -146,7 +149,7 @@ class Service:
         self._hand_over(self._answered)
         self._let_go(self._events)
         self._backend.watch(self._waiting, self._reading)
-        return Turn(self._answered, self._events, refused)
+        return Turn(self._answered, self._settled, self._events, refused)
 
     # The turn, in order
 
@@ -320,14 +323,15 @@ class Service:
                 self._answer(self._forget_waiter(arrival).request, Done(None))
         for request in self._answered:
             request.outcome = why
-        self._events = []
+        self._settled, self._events = (), []
         self._woken.clear()
         self._retries += [request for request in batch if request.client is None]
         self._quiet_until_ms = self._clock.now_ms() + _QUIET_MS
 
     async def _feed(self, news: list[str]) -> None:
         """After the commit: let the blocked readers of events have what is new."""
-        changed = dict.fromkeys([*news, *(event.queue for event in self._events)])
+        happened = [*self._settled, *self._events]
+        changed = dict.fromkeys([*news, *(some.queue for some in happened)])
         for queue in [queue for queue in changed if queue in self._reading]:
             for arrival, waiter in list(self._reading[queue].items()):
                 assert isinstance(waiter.intent, ReadEvents)
@@ -355,7 +359,7 @@ class Service:
                     self._holds.setdefault(client, {})[lease_id] = None
 
     def _let_go(self, events: Sequence[AnyEvent]) -> None:
-        """After the commit: forget the bound leases that ended."""
+        """After the commit: forget the bound leases that ended. None ended in a batch: those are not for it."""
         if not self._bound:
             return
         for event in events:

@@ -16,6 +16,7 @@ from moxy.core.batch import Batch
 from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
+from moxy.core.notes import Written
 
 
 class Clock(Protocol):
@@ -73,7 +74,7 @@ class Backend(Protocol):
     def plain(self) -> Plain | None:
         """For a server that would carry out plain commands between turns; None: they cannot be."""
 
-    def settled(self) -> list[AnyEvent]:
+    def settled(self) -> Sequence[Written]:
         """A turn begins: what happened in batches since the last one is part of it. Those are over."""
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:

@@ -25,6 +25,7 @@ from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
 from moxy.core.errors import ERR, Refused
 from moxy.core.events import AnyEvent, Enqueued, TaskEvent
+from moxy.core.notes import Written
 from moxy.core.tasks import Image
 from moxy.journal.errors import HorizonPassed, LogRefused
 from moxy.journal.journal import Journal
@@ -82,7 +83,7 @@ class DurableBackend:
     def plain(self) -> Plain:
         return self._memory
 
-    def settled(self) -> list[AnyEvent]:
+    def settled(self) -> Sequence[Written]:
         return self._memory.settled()
 
     async def expire(self) -> list[AnyEvent]:
@@ -103,7 +104,9 @@ class DurableBackend:
             self._memory.take_back()
             raise CommitRefused(f"the disk has been syncing the log for {stalled_ms} ms: nothing happened, try again")
         try:
-            self._journal.append(self._memory.uncommitted)
+            for happened in self._memory.uncommitted:
+                self._journal.append(happened)
+            events = self._journal.gathered
             self._journal.flush()
         except LogRefused as refused:
             self._memory.take_back()
@@ -112,7 +115,7 @@ class DurableBackend:
         self._memory.written()
         if self._durability == "always":
             began_ms = self._clock.now_ms()
-            if len(self._memory.uncommitted) <= self._sync_here_events_max and self._sync_took_ms <= SYNC_HERE_MS_MAX:
+            if events <= self._sync_here_events_max and self._sync_took_ms <= SYNC_HERE_MS_MAX:
                 self._journal.sync()
             else:
                 await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)

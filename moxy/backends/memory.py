@@ -21,6 +21,7 @@ from moxy.core.errors import ERR, NOTASK, Refused
 from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.globs import matches
 from moxy.core.heart import NEVER_MS
+from moxy.core.notes import Happened, Written
 from moxy.core.policy import Policy
 from moxy.core.state import QueueState
 from moxy.core.tasks import Image, Totals
@@ -55,12 +56,12 @@ class MemoryBackend:
         self._queues: dict[str, QueueState] = {}
         self._totals_at_start: dict[str, Totals] = {}
         self.recent: Final = recent or Recent()
-        self.uncommitted: list[AnyEvent] = []
+        self.uncommitted: list[Happened] = []
         """The events of this turn so far, in the order in which they were decided."""
         self._before: dict[str, QueueState | None] = {}
         self.epoch = 0
         self._batches: dict[str, Batch] = {}
-        self._settled: list[AnyEvent] = []
+        self._settled: list[Written] = []
         # When each queue next needs time, at the earliest. Only a nearer time is written down; one that has moved
         # away meanwhile (an ACK, an EXTEND) is found out when it comes. So there is about one entry per queue.
         self._due_ms: dict[str, int] = {}
@@ -88,10 +89,10 @@ class MemoryBackend:
     def seed(self) -> int:
         return self._ids.seed()
 
-    def settled(self) -> list[AnyEvent]:
+    def settled(self) -> Sequence[Written]:
         self._settle()
-        events, self._settled = self._settled, []
-        return events
+        settled, self._settled = self._settled, []
+        return settled
 
     async def expire(self) -> list[AnyEvent]:
         now_ms = self._clock.now_ms()
@@ -110,7 +111,7 @@ class MemoryBackend:
                 continue  # its first turn was taken back
             decision = decide(state, Tick(queue), now_ms, self._ids.seed())
             if decision.events:
-                self._keep(queue, state, decision.events, decision.state)
+                self._keep(queue, state, (decision.events,), decision.state)
                 events += decision.events
             else:
                 self._set(queue, state)
@@ -236,11 +237,12 @@ class MemoryBackend:
         batches, self._batches = self._batches, {}
         self.epoch += 1
         for queue, batch in batches.items():
-            before, events = self._queues[queue], batch.events
+            before = self._queues[queue]
             state = batch.close()
-            if events:
-                self._settled += events
-                self._keep(queue, before, events, state)
+            if batch.notes.count:
+                written = batch.notes.parts()
+                self._settled += written
+                self._keep(queue, before, written, state)
 
     def _execute_one(self, command: AnyCommand, now_ms: int) -> Outcome:
         queue = command.queue
@@ -251,18 +253,18 @@ class MemoryBackend:
             return refused
         events = decision.events
         if events:
-            self._keep(queue, state, events, decision.state)
+            self._keep(queue, state, (events,), decision.state)
         elif type(command) is Info and isinstance(decision.answer, dict):
             before = asdict(self._totals_at_start.get(queue, Totals()))
             since = {f"since_start_{k}": n - before[k] for k, n in asdict(decision.state.totals).items()}
             return Done({**decision.answer, **since})
         return Done(decision.answer, events)
 
-    def _keep(self, queue: str, before: QueueState | None, events: Sequence[AnyEvent], state: QueueState) -> None:
+    def _keep(self, queue: str, before: QueueState | None, happened: Sequence[Happened], state: QueueState) -> None:
         """Take events that change the queue into the turn."""
         if queue not in self._before:
             self._before[queue] = before
-        self.uncommitted += events
+        self.uncommitted += happened
         self._set(queue, state)
 
     def _set(self, queue: str, state: QueueState) -> None:

@@ -5,10 +5,11 @@ Older events are in the log on disk, if there is one; `horizon` says where the w
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, cast, final
 
 from moxy.core.events import EVENT_TYPES, AnyEvent, Event, TaskEvent
+from moxy.core.notes import Happened, events_of
 from moxy.journal import codec
 
 EVENTS_MAX: Final = 100_000
@@ -54,14 +55,18 @@ class Recent:
         """How many of the first pages are in the windows."""
         self._windows: Final[dict[str, _Window]] = {}
 
-    def add(self, events: Sequence[AnyEvent], payload: bytes = b"") -> None:
+    def add(self, happened: Sequence[Happened], payload: bytes = b"") -> None:
         """Take committed events, and let go of the oldest pages beyond the limits. `payload`: they are encoded already,
         as in a record of the log."""
-        if payload and len(events) <= _PAGE:
-            self._take(len(events), payload)
+        count = 0
+        for some in happened:
+            count += len(some)
+        if not count:
+            return
+        if count <= _PAGE:
+            self._take(count, payload or codec.encode_all(happened))
         else:
-            for at in range(0, len(events), _PAGE):
-                some = events[at : at + _PAGE]
+            for some in _pages(happened):
                 self._take(len(some), codec.encode(some))
         while self._pages:
             count, page = self._pages[0]
@@ -142,3 +147,10 @@ class Recent:
                     del window.names[task_id]
         if not window.events:
             del self._windows[event.queue]
+
+
+def _pages(happened: Sequence[Happened]) -> Iterator[list[AnyEvent]]:
+    """Events in pages. More than one page's worth in one turn is rare enough to be made anew."""
+    events = [event for some in happened for event in events_of(some)]
+    for at in range(0, len(events), _PAGE):
+        yield events[at : at + _PAGE]

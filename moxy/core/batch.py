@@ -5,28 +5,25 @@ Must not: a rule of its own. What it makes of a command is, event for event, wha
 (tests/core/test_batch.py holds the two against each other); what is not quite plain it declines, and nothing has
 happened.
 
-What it saves: a state per event (there is one per batch), the structs of command, decision and answer, and looking
-up who decides. What an event does to the heart has one home, in effects.
+What it saves: a state per event (there is one per batch), the structs of command, decision, event and answer, and
+looking up who decides. What an event does to the heart has one home, in effects. Ids are bytes here, as clients send
+them and get them.
 """
 
 from typing import Final, final
 
+from librt.strings import BytesWriter
+
 from moxy.core import ids
 from moxy.core.effects import drop_held, lease_first, put_fresh
-from moxy.core.events import Acked, AnyEvent, Enqueued, Leased
+from moxy.core.events import AnyEvent
 from moxy.core.heart import Heart
-from moxy.core.packing import unpack
+from moxy.core.notes import Notes
+from moxy.core.packing import Fresh, Held, unpack
 from moxy.core.policy import PAYLOAD_BYTES_MAX
 from moxy.core.state import QueueState
-from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Held, Task
+from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Task
 from moxy.core.undoing import Undo
-
-# As constants of this module they are at hand; names of another one compiled code looks up each time.
-_ENQUEUED: Final[type[Enqueued]] = Enqueued
-_LEASED: Final[type[Leased]] = Leased
-_ACKED: Final[type[Acked]] = Acked
-_HELD: Final[type[Held]] = Held
-_TASK: Final[type[Task]] = Task
 
 
 @final
@@ -34,46 +31,63 @@ class Batch:
     """What happens to a queue between `state` and the state that `close` gives. Meanwhile none of its states can be
     read. For a queue that exists."""
 
-    __slots__ = ("_at_ms", "_befores", "_start", "_token", "events", "heart", "lease_id", "task_id")
+    __slots__ = (
+        "_at_ms",
+        "_befores",
+        "_queue",
+        "_scratch",
+        "_start",
+        "_token",
+        "heart",
+        "lease_id",
+        "notes",
+        "task_id",
+    )
 
     def __init__(self, state: QueueState) -> None:
         self.heart: Final[Heart] = state.give_up()
-        self.events: Final[list[AnyEvent]] = []
+        self.notes: Final = Notes(self.heart.name)
         """What has happened in this batch."""
         self._start: Final = state
         self._befores: Final[list[Undo]] = []
         self._at_ms: Final[int] = self.heart.at_ms
         self._token: Final[int] = self.heart.last_token
-        self.task_id = ""
-        self.lease_id = ""
+        self._queue: Final = self.heart.name.encode()
+        self._scratch: Final = BytesWriter()
+        self.task_id = b""
+        self.lease_id = b""
         """The lease, and its task, that `fetch` gave last."""
+
+    @property
+    def events(self) -> list[AnyEvent]:
+        """What has happened in this batch, as events."""
+        return self.notes.events()
 
     def close(self) -> QueueState:
         """The state that it comes to; the batch is over. The one that it began with stays valid."""
-        if self.events:
-            return self._start.led_to(self.heart, self.events, self._befores, self._at_ms, self._token)
+        if self.notes.count:
+            return self._start.led_to(self.heart, self.notes, self._befores, self._at_ms, self._token)
         self._start.owned = self.heart
         return self._start
 
-    def enqueue(self, payload: bytes, now_ms: int, nonce: str) -> str | None:
+    def enqueue(self, payload: bytes, now_ms: int, nonce: bytes) -> bytes | None:
         """A new task without options; its id. None: declined."""
         h = self.heart
         policy = h.policy
         if h.remembered or policy.max_ready or policy.ttl_ms or not h.seq or len(payload) > PAYLOAD_BYTES_MAX:
             return None
         number = h.next_number
-        task_id = ids.task_id(number, nonce)
-        if h.names and task_id in h.names:
+        task_id = ids.raw_task_id(self._scratch, number, nonce)
+        if h.names and task_id.decode() in h.names:
             return None
         seq, at_ms = h.seq + 1, max(now_ms, h.at_ms)
-        event = _ENQUEUED(h.name, seq, at_ms, number, task_id, payload)
-        put_fresh(h, event, number, task_id, payload, 0, at_ms)
+        put_fresh(h, number, task_id, payload, 0, at_ms)
         h.seq, h.at_ms = seq, at_ms
-        self.events.append(event)
+        self.notes.enqueued(seq, at_ms, number, task_id, payload)
         self._befores.append(None)
         return task_id
 
-    def fetch(self, lease_ms: int, worker: str, now_ms: int, nonce: str) -> bytes | None:
+    def fetch(self, lease_ms: int, worker: str, now_ms: int, nonce: bytes) -> bytes | None:
         """The next task under a lease of `lease_ms`; 0: of the policy's length. Its payload, the rest is in `task_id`
         and `lease_id`. None: declined, or there is none."""
         h = self.heart
@@ -87,38 +101,39 @@ class Batch:
         else:
             return None
         fresh = h.tasks[number]
-        if type(fresh) is bytes:
-            fresh = unpack(number, fresh)
-        if type(fresh) is _TASK:
+        if isinstance(fresh, bytes):
+            fresh = unpack(fresh)
+        if isinstance(fresh, Fresh):
+            task_id, payload = fresh.task_id, fresh.payload
+        elif isinstance(fresh, Task):
             if fresh.tally is not NO_TALLY or fresh.options is not NO_OPTIONS or fresh.expires_ms:
                 return None
-        elif type(fresh) is not _ENQUEUED:
+            task_id, payload = fresh.task_id.encode(), fresh.payload
+        else:
             return None
-        seq, token, task_id = h.seq + 1, h.last_token + 1, fresh.task_id
-        lease_id = ids.lease_id(h.name, number, token, nonce)
+        seq, token = h.seq + 1, h.last_token + 1
+        lease_id = ids.raw_lease_id(self._scratch, self._queue, number, token, nonce)
         deadline_ms = at_ms + (lease_ms or h.policy.lease_ms)
-        event = _LEASED(h.name, seq, at_ms, number, task_id, lease_id, token, deadline_ms, worker)
-        lease_first(h, lane, number, number, fresh, _HELD(fresh, event), token, deadline_ms)
+        held = Held(fresh, task_id, lease_id, token, deadline_ms, at_ms, worker, False)
+        lease_first(h, lane, number, number, fresh, held, token, deadline_ms)
         h.seq, h.at_ms = seq, at_ms
-        self.events.append(event)
+        self.notes.leased(seq, at_ms, number, task_id, lease_id, token, deadline_ms, worker)
         self._befores.append(fresh)
         self.task_id, self.lease_id = task_id, lease_id
-        return fresh.payload
+        return payload
 
     def ack(self, lease_id: bytes, number: int, now_ms: int) -> bool:
         """The task under this lease, the first that was ever on it, is done. False: declined."""
         h = self.heart
         held = h.tasks.get(number)
-        if type(held) is not _HELD or h.remembered:
+        if not isinstance(held, Held) or held.bound or h.remembered or held.lease_id != lease_id:
             return False
-        leased = held.leased
-        its_lease = leased.lease_id
-        if its_lease.encode() != lease_id:
-            return False
-        seq, at_ms, task_id = h.seq + 1, max(now_ms, h.at_ms), leased.task_id
-        event = _ACKED(h.name, seq, at_ms, number, task_id, its_lease)
-        drop_held(h, number, held, task_id)
+        task_id = held.task_id
+        if h.names:
+            h.names.pop(task_id.decode(), None)
+        seq, at_ms = h.seq + 1, max(now_ms, h.at_ms)
+        drop_held(h, number, held)
         h.seq, h.at_ms = seq, at_ms
-        self.events.append(event)
+        self.notes.acked(seq, at_ms, number, task_id, lease_id)
         self._befores.append(held)
         return True

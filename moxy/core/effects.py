@@ -49,8 +49,8 @@ from moxy.core.heart import (
 from moxy.core.ids import tells_number
 from moxy.core.lifecycle import NEW, PROCESSING, READY, TABLE
 from moxy.core.order import Order
-from moxy.core.packing import FIRST_DELIVERY, lease_of, pack, unfold, unpack
-from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Entry, Held, Lease, Options, Task
+from moxy.core.packing import FIRST_DELIVERY, Entry, Fresh, Held, pack, unfold, unpack
+from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Task
 from moxy.core.undoing import Changes, Undo
 
 Fields: TypeAlias = tuple[Any, ...]
@@ -60,7 +60,6 @@ Fields: TypeAlias = tuple[Any, ...]
 _ENQUEUED: Final[type[Event]] = Enqueued
 _LEASED: Final[type[Event]] = Leased
 _ACKED: Final[type[Event]] = Acked
-_HELD: Final[type[Held]] = Held
 _astuple: Final = astuple
 
 _FORGET_PER_EVENT: Final = 4
@@ -138,16 +137,19 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
     else:
         if is_named:
             h.names[task_id] = number
-        put_fresh(h, e, number, task_id, payload, priority, at_ms)
+        put_fresh(h, number, task_id.encode(), payload, priority, at_ms)
         return before
     h.next_number = number + 1
     h.enqueued += 1
     return before
 
 
-def put_fresh(h: Heart, e: Enqueued, number: int, task_id: str, payload: bytes, priority: int, at_ms: int) -> None:
-    """A new task that asks for nothing of its own and is ready, named already: it is kept as its event, or packed."""
-    h.tasks[number] = e if len(h.tasks) < h.pack_from else pack(task_id, payload, priority, at_ms)
+def put_fresh(h: Heart, number: int, task_id: bytes, payload: bytes, priority: int, at_ms: int) -> None:
+    """A new task that asks for nothing of its own and is ready, named already."""
+    if len(h.tasks) < h.pack_from:
+        h.tasks[number] = Fresh(task_id, payload, priority, at_ms)
+    else:
+        h.tasks[number] = pack(task_id, payload, priority, at_ms)
     lane = h.lanes[priority]
     if lane is None:
         lane = h.lane(priority)
@@ -157,19 +159,24 @@ def put_fresh(h: Heart, e: Enqueued, number: int, task_id: str, payload: bytes, 
 
 
 def _leased(h: Heart, e: Leased, fields: Fields) -> Undo:
+    at_ms: int
     number: int
     task_id: str
+    lease_id: str
     token: int
     deadline_ms: int
-    _, _, _, number, task_id, _, token, deadline_ms, _, _ = fields
+    worker: str
+    bound: bool
+    _, _, at_ms, number, task_id, lease_id, token, deadline_ms, worker, bound = fields
     entry = h.tasks.get(number)
-    if type(entry) is bytes:
-        entry = unpack(number, entry)
-    if type(entry) is _ENQUEUED:
-        if entry.task_id != task_id:
+    if isinstance(entry, bytes):
+        entry = unpack(entry)
+    if isinstance(entry, Fresh):
+        raw_id = task_id.encode()
+        if entry.task_id != raw_id:
             raise _no_such_task(h, e)
         priority, place = entry.priority, number
-        new: Entry = _HELD(entry, e)
+        new: Entry = Held(entry, raw_id, lease_id.encode(), token, deadline_ms, at_ms, worker, bound)
     else:
         task = None if entry is None else unfold(number, entry)
         if task is None or task.task_id != task_id:
@@ -179,10 +186,11 @@ def _leased(h: Heart, e: Leased, fields: Fields) -> Undo:
         entry = task
         priority, place, tally = task.priority, task.place, task.tally
         if tally is NO_TALLY and task.options is NO_OPTIONS and not task.expires_ms and place == number:
-            new = _HELD(task, e)
+            new = Held(task, task_id.encode(), lease_id.encode(), token, deadline_ms, at_ms, worker, bound)
         else:
             tally = FIRST_DELIVERY if tally is NO_TALLY else replace(tally, deliveries=tally.deliveries + 1)
-            new = replace(task, state=PROCESSING, token=token, lease=lease_of(e), tally=tally)
+            lease = Lease(lease_id, token, deadline_ms, at_ms, worker, bound)
+            new = replace(task, state=PROCESSING, token=token, lease=lease, tally=tally)
             if new.expires_ms:
                 _check_token(h, e, token)
                 h.swap(task, new)
@@ -221,11 +229,10 @@ def _acked(h: Heart, e: Acked, fields: Fields) -> Undo:
     lease_id: str
     _, _, _, number, task_id, lease_id = fields
     entry = h.tasks.get(number)
-    if type(entry) is _HELD:
-        leased = entry.leased
-        if leased.task_id != task_id:
+    if isinstance(entry, Held):
+        if entry.task_id != task_id.encode():
             raise _no_such_task(h, e)
-        if leased.lease_id != lease_id:
+        if entry.lease_id != lease_id.encode():
             raise _void(unfold(number, entry), e)
     else:
         task, _ = _held(h, e)
@@ -234,18 +241,18 @@ def _acked(h: Heart, e: Acked, fields: Fields) -> Undo:
             h.acked += 1
             return _remember(h, task, e.at_ms)
         entry = task
-    drop_held(h, number, entry, task_id)
+    if h.names:
+        h.names.pop(task_id, None)
+    drop_held(h, number, entry)
     return _forget(h, entry, e.at_ms) if h.remembered else entry
 
 
-def drop_held(h: Heart, number: int, old: Entry, task_id: str) -> None:
-    """A task under a lease is done and gone."""
+def drop_held(h: Heart, number: int, old: Entry) -> None:
+    """A task under a lease is done and gone; its name is already."""
     h.end_lease(number, old)
     if h.shadow is not None:
         h.shade(number, old)
     del h.tasks[number]
-    if h.names:
-        h.names.pop(task_id, None)
     h.acked += 1
 
 

@@ -12,9 +12,9 @@ from typing import Final, final
 from moxy.core.ids import tells_number
 from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDULED
 from moxy.core.order import Key, Order
-from moxy.core.packing import can_be_packed, pack, unfold
+from moxy.core.packing import Entry, Held, can_be_packed, pack, unfold, unpack
 from moxy.core.policy import Policy
-from moxy.core.tasks import PRIORITY_MAX, Entry, Held, Image, Task, Totals
+from moxy.core.tasks import PRIORITY_MAX, Image, Task, Totals
 
 MATURED: Final = 0
 EXTENDED: Final = 1
@@ -140,7 +140,7 @@ class Heart:
                 entry = self.tasks[number]
                 if isinstance(entry, bytes):
                     # It is about to be used: by the FETCH, and by the event that follows.
-                    entry = self.tasks[number] = unfold(number, entry)
+                    entry = self.tasks[number] = unpack(entry)
                 return unfold(number, entry)
         return None
 
@@ -451,7 +451,7 @@ def heart_of(image: Image) -> Heart:
         if number in h.tasks or h.number_of(task.task_id) is not None:
             raise ValueError(f"task {task.task_id!r} is there twice, or another one with its number")
         if len(h.tasks) >= h.pack_from and can_be_packed(task):
-            h.tasks[number] = pack(task.task_id, task.payload, task.priority, task.enqueued_ms)
+            h.tasks[number] = pack(task.task_id.encode(), task.payload, task.priority, task.enqueued_ms)
         else:
             h.tasks[number] = task
         h.name_it(task.task_id, number)
@@ -475,7 +475,7 @@ def _by_urgency(lanes: list[Order[int] | None]) -> list[Order[int]]:
 def _deadline_of(number: int, entry: Entry) -> Key:
     """Where a task under a lease stands by deadline."""
     if isinstance(entry, Held):
-        return (entry.leased.deadline_ms, entry.leased.token, number)
+        return (entry.deadline_ms, entry.token, number)
     return place_of(unfold(number, entry))
 
 

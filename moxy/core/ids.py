@@ -6,12 +6,19 @@ Lives here: text in, text out. Must not: draw a random number; nonces come in as
 from hashlib import shake_128
 from typing import Final
 
+from librt.strings import BytesWriter
+from mypy_extensions import i64
+
 from moxy.core.errors import BADQUEUE, ERR, NOLEASE, TOOBIG, Refused
+from moxy.core.form import IS_COMPILED
 from moxy.core.policy import QUEUE_BYTES_MAX, TASK_ID_BYTES_MAX
 
 _NONCE_MASK: Final = (1 << 64) - 1
 NUMBER_MAX: Final = (1 << 63) - 1
 NONCE_DIGITS: Final = 16
+_SHORT: Final = [b"%d" % n for n in range(1000)]
+_FULL: Final = [b"%03d" % n for n in range(1000)]
+"""Three digits at a time, first ones and others."""
 
 
 def nonce(seed: int, draw: int) -> int:
@@ -23,10 +30,12 @@ def nonce(seed: int, draw: int) -> int:
     return (seed * (2 * draw + 1) if draw else seed) & _NONCE_MASK
 
 
-def nonces(seed: int, count: int) -> str:
+def nonces(seed: int, count: int) -> bytes:
     """So many nonces as digits, `NONCE_DIGITS` each, for whoever needs many: quicker to cut out than to calculate. None
     tells anything about another. The seed 0 gives only zeros."""
-    return shake_128(seed.to_bytes(8)).hexdigest(count * NONCE_DIGITS // 2) if seed else "0" * (count * NONCE_DIGITS)
+    if not seed:
+        return b"0" * (count * NONCE_DIGITS)
+    return shake_128(seed.to_bytes(8)).hexdigest(count * NONCE_DIGITS // 2).encode()
 
 
 def digits(nonce: int) -> str:
@@ -47,6 +56,41 @@ def tells_number(task_id: str, number: int) -> bool:
 def lease_id(queue: str, number: int, token: int, nonce: str) -> str:
     """`QUEUE:NUMBER:TOKEN:NONCE`: finds queue and task without a search, and never matches after a data loss."""
     return f"{queue}:{number}:{token}:{nonce}"
+
+
+def raw_task_id(scratch: BytesWriter, number: int, nonce: bytes) -> bytes:
+    """`task_id` as bytes. What is in `scratch` is lost."""
+    if not IS_COMPILED:
+        return b"%d-%b" % (number, nonce)
+    scratch.truncate(0)
+    _put_decimal(scratch, number)
+    scratch.append(45)
+    scratch.write(nonce)
+    return scratch.getvalue()
+
+
+def raw_lease_id(scratch: BytesWriter, queue: bytes, number: int, token: int, nonce: bytes) -> bytes:
+    """`lease_id` as bytes. What is in `scratch` is lost."""
+    if not IS_COMPILED:
+        return b"%b:%d:%d:%b" % (queue, number, token, nonce)
+    scratch.truncate(0)
+    scratch.write(queue)
+    scratch.append(58)
+    _put_decimal(scratch, number)
+    scratch.append(58)
+    _put_decimal(scratch, token)
+    scratch.append(58)
+    scratch.write(nonce)
+    return scratch.getvalue()
+
+
+def _put_decimal(w: BytesWriter, n: i64) -> None:
+    if n < 1000:
+        w.write(_SHORT[n])
+    else:
+        above = n // 1000
+        _put_decimal(w, above)
+        w.write(_FULL[n - above * 1000])
 
 
 def split_lease_id(lease_id: str) -> tuple[str, int, int]:

@@ -25,6 +25,7 @@ from moxy.core.effects import happen
 from moxy.core.events import AnyEvent, Leased
 from moxy.core.heart import EXPIRING, FORGETTING, Heart, heart_of
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
+from moxy.core.notes import Notes
 from moxy.core.policy import Policy
 from moxy.core.reading import Memories, Names, OrderView, Tasks
 from moxy.core.tasks import Image, Task, Totals
@@ -51,7 +52,7 @@ class QueueState:
     """The heart, in one state of the queue. The others have the rest: the next state on the way to that one, the
     events that are between the two, and what undoes each; or `_AGAIN` when that one is the older of the two."""
     towards: "QueueState | None"
-    events: list[AnyEvent]
+    events: list[AnyEvent] | Notes
     befores: list[Undo]
     was_at_ms: int
     was_token: int
@@ -73,7 +74,9 @@ class QueueState:
         self.owned = self.towards = None
         return heart
 
-    def led_to(self, heart: Heart, events: list[AnyEvent], befores: list[Undo], at_ms: int, token: int) -> "QueueState":
+    def led_to(
+        self, heart: Heart, events: list[AnyEvent] | Notes, befores: list[Undo], at_ms: int, token: int
+    ) -> "QueueState":
         """The state that comes of this one, which gave up its heart, by events that the heart has seen meanwhile.
 
         `befores` undo them; `at_ms` and `token` are the latest of this state.
@@ -93,7 +96,8 @@ class QueueState:
             assert following is not None, "its heart was given up"
             state = following
         for following in reversed(way):
-            events, befores = following.events, following.befores
+            noted, befores = following.events, following.befores
+            events = noted.events() if isinstance(noted, Notes) else noted
             state.owned, state.towards, state.events = None, following, events
             if befores is _AGAIN:
                 state.was_at_ms, state.was_token = heart.at_ms, heart.last_token

@@ -5,11 +5,11 @@ structures that hold them (heart), rules, effects.
 """
 
 from collections.abc import Iterable
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
-from moxy.core.events import DeadCause, Enqueued, Leased
+from moxy.core.events import DeadCause
 from moxy.core.policy import Policy
 
 PRIORITY_MAX: Final = 9
@@ -87,18 +87,6 @@ class Task(msgspec.Struct, frozen=True, gc=False):
     death: Death | None = None
     options: Options = NO_OPTIONS
     tally: Tally = NO_TALLY
-
-
-class Held(msgspec.Struct, frozen=True, gc=False):
-    """A task under its first lease, that asks for nothing of its own: what it was before, and the event since."""
-
-    fresh: Enqueued | Task
-    leased: Leased
-
-
-Entry: TypeAlias = Task | Enqueued | Held | bytes
-"""How a queue keeps a task: in full, or in short. Tasks to which nothing unusual happened are kept as the events that
-say all there is to say about them, which costs nothing to make; or packed (packing.py). `packing.unfold` tells any."""
 
 
 class Totals(msgspec.Struct, frozen=True, gc=False):

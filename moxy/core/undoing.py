@@ -37,9 +37,9 @@ from moxy.core.heart import (
     REQUEUED,
     Heart,
 )
-from moxy.core.packing import unfold
+from moxy.core.packing import Entry, unfold
 from moxy.core.policy import Policy
-from moxy.core.tasks import Entry, Task
+from moxy.core.tasks import Task
 
 _COUNT_OF: Final[dict[type[Event], int]] = {
     Matured: MATURED,

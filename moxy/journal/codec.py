@@ -25,6 +25,7 @@ from typing import Any, Final, TypeAlias, final
 import msgspec
 
 from moxy.core.events import SCHEMA_VERSION, AnyEvent
+from moxy.core.notes import Happened, Written, array_head, body_of
 
 Raw: TypeAlias = list[Any]
 """One event as msgpack knows it: its class name and then its fields."""
@@ -49,6 +50,15 @@ class Undecodable(Exception):
 def encode(events: Sequence[AnyEvent]) -> bytes:
     """The payload of a record."""
     return _VERSION_BYTE + _encoder.encode(events)
+
+
+def encode_all(happened: Sequence[Happened]) -> bytes:
+    """The payload of a record, of events in whatever form they came."""
+    if len(happened) == 1 and not isinstance(happened[0], Written):
+        return encode(happened[0])
+    parts = [_VERSION_BYTE, array_head(sum(len(some) for some in happened))]
+    parts += [body_of(some) for some in happened]
+    return b"".join(parts)
 
 
 def decode(payload: bytes) -> list[AnyEvent]:

@@ -22,6 +22,7 @@ from typing import Final, NoReturn, final
 import msgspec
 
 from moxy.core.events import AnyEvent
+from moxy.core.notes import Happened, Written
 from moxy.core.tasks import Image
 from moxy.journal import codec, frames, opening, recovery, segments, snapshots
 from moxy.journal.disk import Disk, File, sync_names_or_fail, sync_or_fail, write_all
@@ -66,7 +67,9 @@ class Journal:
         self._marks: Final[dict[str, list[Place]]] = {}
         for name, place in recovered.marks:
             self._marks.setdefault(name, []).append(place)
-        self._gathered: list[AnyEvent] = []
+        self._gathered: list[Happened] = []
+        self.gathered = 0
+        """How many events wait for the next flush."""
         self.latest_payload = b""
         """Of the record that was written last: its events, encoded (codec)."""
         self._synced = self.last_sequence
@@ -135,10 +138,12 @@ class Journal:
 
     # Writing
 
-    def append(self, events: Sequence[AnyEvent]) -> None:
+    def append(self, happened: Happened) -> None:
         """Gather events for the next record. Raises LogFailed."""
         self._check()
-        self._gathered.extend(events)
+        if len(happened):
+            self._gathered.append(happened)
+            self.gathered += len(happened)
 
     def flush(self) -> int:
         """Write all that was gathered as one record, and return `last_sequence`. Waits for no medium, but when a
@@ -148,17 +153,18 @@ class Journal:
         durably, and the next flush may succeed. Raises LogFailed when not even that is sure.
         """
         self._check()
-        events = self._gathered
-        if not events:
+        happened, count = self._gathered, self.gathered
+        if not happened:
             return self.last_sequence
-        self._gathered = []
-        payload = codec.encode(events)
+        self._gathered, self.gathered = [], 0
+        payload = codec.encode_all(happened)
         length_bytes = frames.record_bytes(len(payload))
         if length_bytes > frames.RECORD_BYTES_MAX:
             raise LogRefused(f"a batch of {length_bytes} bytes is more than a record may hold")
         if self._place.at_bytes + length_bytes > self._segment_bytes and self._place.at_bytes > frames.HEAD_BYTES:
-            self._roll(events[0].at_ms)
-        record, following = frames.encode(payload, len(events), self._synced, self._place, self._log_id)
+            first = happened[0]
+            self._roll(first.at_ms if isinstance(first, Written) else first[0].at_ms)
+        record, following = frames.encode(payload, count, self._synced, self._place, self._log_id)
         try:
             write_all(self._file, record, self._place.at_bytes)
         except OSError as e:

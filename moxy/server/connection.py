@@ -181,7 +181,10 @@ class Connection:
     def lost_leases(self) -> list[str]:
         """The leases in replies that did not get out, written or not."""
         told = self.unsent + [slot for slot in self._slots if not isinstance(slot, bytes)]
-        return [lease for some in told for lease in (some.leases if isinstance(some, Told) else some.leases())]
+        leases: list[str] = []
+        for some in told:
+            leases += [lease.decode() for lease in some.leases] if isinstance(some, Told) else some.leases()
+        return leases
 
     @property
     def finished(self) -> bool:

@@ -12,6 +12,8 @@ where somebody waits, a first command on a queue, a task with a past, a refusal.
 
 from typing import Final, Protocol, final
 
+from librt.strings import BytesWriter
+
 from moxy.backends.base import Clock, Plain
 from moxy.core import ids
 from moxy.core.batch import Batch
@@ -26,10 +28,10 @@ _FETCH: Final = b"MOXY.FETCH"
 _ACK: Final = b"MOXY.ACK"
 _NONCES: Final = 1024
 """Drawn at a time."""
-_NO_LEASES: Final[list[str]] = []
+_NO_LEASES: Final[list[bytes]] = []
 """Of a run that fetches nothing. A list costs more than what it would hold."""
 _PIECE_BYTES: Final = 1024 * 1024
-"""Payload in one run of replies, about: a slow reader is written to in pieces."""
+"""Of one run of replies, about: a slow reader is written to in pieces."""
 
 
 class Waiting(Protocol):
@@ -46,7 +48,7 @@ class Told:
 
     __slots__ = ("count", "leases", "output", "ready")
 
-    def __init__(self, output: bytes, count: int, leases: list[str]) -> None:
+    def __init__(self, output: bytes, count: int, leases: list[bytes]) -> None:
         self.output = output
         self.count: Final = count
         self.leases: Final = leases
@@ -87,7 +89,7 @@ class Lane:
         self._timeout = b""
         self._lease_ms = 0
         """The timeout of the FETCH before, as its client wrote it, and read."""
-        self._nonces = ""
+        self._nonces = b""
         self._drawn = 0
         self._now_ms = 0
         """When the first of the commands that no turn has committed came: one time for all of them."""
@@ -101,12 +103,11 @@ class Lane:
         if not self.commands:
             self._now_ms = self._clock.now_ms()
         now_ms = self._now_ms
-        parts: list[bytes] = []
+        output = BytesWriter()
         leases = _NO_LEASES
         end = len(commands)
         first = at
-        size = 0
-        while at < end and size < _PIECE_BYTES:
+        while at < end and len(output) < _PIECE_BYTES:
             argv = commands[at]
             verb = argv[0]
             words = len(argv)
@@ -117,7 +118,7 @@ class Lane:
                 task_id = batch.enqueue(argv[2], now_ms, self._nonce())
                 if task_id is None:
                     break
-                parts.append(replies.enqueued(task_id, resp3))
+                replies.put_enqueued(output, task_id, resp3)
             elif verb == _FETCH and words == 3:
                 batch = self._batch if argv[1] == self._raw else self._another(argv[1])
                 if batch is None or not (argv[2] == self._timeout or self._reads(argv[2])):
@@ -125,11 +126,8 @@ class Lane:
                 payload = batch.fetch(self._lease_ms, worker, now_ms, self._nonce())
                 if payload is None:
                     break
-                lease_id, length = batch.lease_id, len(payload)
-                parts.append(replies.fetched_head(lease_id, batch.task_id, length, resp3))
-                parts.append(payload)
-                size += length
-                parts.append(replies.CRLF)
+                lease_id = batch.lease_id
+                replies.put_fetched(output, lease_id, batch.task_id, payload, resp3)
                 if leases is _NO_LEASES:
                     leases = []
                 leases.append(lease_id)
@@ -142,13 +140,13 @@ class Lane:
                 batch = self._batch if raw == self._raw else self._another(raw)
                 if batch is None or not batch.ack(lease, number, now_ms):
                     break
-                parts.append(OK)
+                output.write(OK)
             else:
                 break
             at += 1
         if at == first:
             return None
-        told = Told(b"".join(parts), at - first, leases)
+        told = Told(output.getvalue(), at - first, leases)
         self._told.append(told)
         self.commands += at - first
         return told
@@ -198,7 +196,7 @@ class Lane:
         self._timeout = timeout
         return True
 
-    def _nonce(self) -> str:
+    def _nonce(self) -> bytes:
         at = self._drawn
         if at == len(self._nonces):
             self._nonces, at = ids.nonces(self._plain.seed(), _NONCES), 0

@@ -1,50 +1,62 @@
-"""The replies that are given most often, as bytes in one go. The same bytes as `resp.encode` would make.
+"""The replies that are given most often, put straight into what will be written. The same bytes as `resp.encode` makes.
 
-Lives here: the replies of a plain ENQUEUE and FETCH. Must not: anything but put ids and sizes into their
-places.
+Lives here: the replies of a plain ENQUEUE and FETCH. Must not: anything but put ids and sizes into their places.
 """
 
 from typing import Final
 
-CRLF: Final = b"\r\n"
+from librt.strings import BytesWriter
+
+_CRLF: Final = b"\r\n"
+_SHORT_MAX: Final = 1024
 _SPELL_OUT: Final = "backslashreplace"  # as in resp
-_SHORT: Final = [f"${size}\r\n" for size in range(1025)]
-_SHORT_MAX: Final = len(_SHORT) - 1
+
+
+def _heads(before: bytes) -> list[bytes]:
+    """What stands before a bulk string of each length, after other bytes that always come first."""
+    return [b"%b$%d\r\n" % (before, size) for size in range(_SHORT_MAX + 1)]
+
+
+_ENQUEUED: Final = (_heads(b"*2\r\n$7\r\ntask_id\r\n"), _heads(b"%1\r\n$7\r\ntask_id\r\n"))
+_LEASE: Final = (_heads(b"*6\r\n$8\r\nlease_id\r\n"), _heads(b"%3\r\n$8\r\nlease_id\r\n"))
+"""In RESP2 and in RESP3."""
+_TASK: Final = _heads(b"\r\n$7\r\ntask_id\r\n")
+_PAYLOAD: Final = _heads(b"\r\n$7\r\npayload\r\n")
 
 
 def enqueued(task_id: str, resp3: bool) -> bytes:
     """The reply of ENQUEUE."""
-    head = "%1\r\n$7\r\ntask_id\r\n" if resp3 else "*2\r\n$7\r\ntask_id\r\n"
-    text = f"{head}{_header(len(task_id))}{task_id}\r\n"
-    if text.isascii():
-        return text.encode()
-    return f"{head}{_header(_size(task_id))}{task_id}\r\n".encode("utf-8", _SPELL_OUT)
+    w = BytesWriter()
+    put_enqueued(w, task_id.encode("utf-8", _SPELL_OUT), resp3)
+    return w.getvalue()
 
 
-def fetched_head(lease_id: str, task_id: str, payload_bytes: int, resp3: bool) -> bytes:
-    """The reply of a FETCH without options, up to the payload, which follows, and CRLF."""
-    text = _fetched_head(lease_id, len(lease_id), task_id, len(task_id), payload_bytes, resp3)
-    if text.isascii():
-        return text.encode()
-    text = _fetched_head(lease_id, _size(lease_id), task_id, _size(task_id), payload_bytes, resp3)
-    return text.encode("utf-8", _SPELL_OUT)
+def fetched(lease_id: str, task_id: str, payload: bytes, resp3: bool) -> bytes:
+    """The reply of a FETCH without options."""
+    w = BytesWriter()
+    put_fetched(w, lease_id.encode("utf-8", _SPELL_OUT), task_id.encode("utf-8", _SPELL_OUT), payload, resp3)
+    return w.getvalue()
 
 
-def _fetched_head(
-    lease_id: str, lease_bytes: int, task_id: str, task_bytes: int, payload_bytes: int, resp3: bool
-) -> str:
-    head = "%3\r\n$8\r\nlease_id\r\n" if resp3 else "*6\r\n$8\r\nlease_id\r\n"
-    return (
-        f"{head}{_header(lease_bytes)}{lease_id}\r\n$7\r\ntask_id\r\n{_header(task_bytes)}{task_id}\r\n"
-        f"$7\r\npayload\r\n{_header(payload_bytes)}"
-    )
+def put_enqueued(w: BytesWriter, task_id: bytes, resp3: bool) -> None:
+    """The reply of ENQUEUE."""
+    _put(w, _ENQUEUED[1] if resp3 else _ENQUEUED[0], task_id)
+    w.write(_CRLF)
 
 
-def _header(size: int) -> str:
-    """What stands before a bulk string of that many bytes."""
-    return _SHORT[size] if size <= _SHORT_MAX else f"${size}\r\n"
+def put_fetched(w: BytesWriter, lease_id: bytes, task_id: bytes, payload: bytes, resp3: bool) -> None:
+    """The reply of a FETCH without options."""
+    _put(w, _LEASE[1] if resp3 else _LEASE[0], lease_id)
+    _put(w, _TASK, task_id)
+    _put(w, _PAYLOAD, payload)
+    w.write(_CRLF)
 
 
-def _size(text: str) -> int:
-    """Its length in bytes."""
-    return len(text.encode("utf-8", _SPELL_OUT))
+def _put(w: BytesWriter, heads: list[bytes], text: bytes) -> None:
+    size = len(text)
+    if size <= _SHORT_MAX:
+        w.write(heads[size])
+    else:
+        w.write(heads[0][:-3])
+        w.write(b"%d\r\n" % size)
+    w.write(text)

@@ -7,11 +7,11 @@ What must not: judgement. Both take only what is certainly right and stop before
 inline, at fault or rare. The parser in `resp` goes on from there and says what it is.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    # Numbers of the machine, for the compiler: an annotation of a local variable is never looked up.
-    from mypy_extensions import i64
+from mypy_extensions import i64
+
+from moxy.core.form import IS_COMPILED
 
 _CRLF: Final = b"\r\n"
 _DIGITS_MAX: Final = 9
@@ -160,10 +160,6 @@ def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
     if colons < 2 or at == last - 1 or at < 0 or lease_id[at] != 58 or last == 0:
         return -1, 0
     return at, number
-
-
-IS_COMPILED: Final = not hasattr(by_lines, "__code__")
-"""Compiled functions have no bytecode."""
 
 
 def plain_commands(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:

@@ -128,9 +128,7 @@ def _fetched_quickly(answer: Answer, intent: Intent, resp3: bool) -> bytes:
     task = answer[0]
     if not isinstance(task, Delivery) or task.lease_id is None:
         return b""
-    lease_id, task_id, payload = task.lease_id, task.task_id, task.payload
-    head = replies.fetched_head(lease_id, task_id, len(payload), resp3)
-    return b"".join((head, payload, replies.CRLF))
+    return replies.fetched(task.lease_id, task.task_id, task.payload, resp3)
 
 
 @final

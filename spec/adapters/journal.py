@@ -59,7 +59,7 @@ class OnDisk:
         self.journal, recovered = Journal.open(self._faults, 7, clock.now_ms(), _SEGMENT_BYTES)
         self.memory = MemoryBackend(clock, ids, None, recovered.states)
         since = max(self.journal.horizon, recovered.last_sequence - _EVENTS_KEPT + 1)
-        self.memory.recent.add([event for _, event in self.journal.read(since)])
+        self.memory.recent.add([[event for _, event in self.journal.read(since)]])
         self.bound = [
             task.lease.lease_id
             for state in recovered.states.values()

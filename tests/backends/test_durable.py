@@ -448,7 +448,7 @@ def test_a_reader_of_events_hears_of_them_when_they_are_committed_not_before() -
 def test_recent_events_are_bounded_and_their_index_with_them() -> None:
     recent = Recent(events_max=10, bytes_max=1000)
     for seq in range(1, 101):
-        recent.add([Enqueued("jobs", seq, T0, seq, f"t{seq}", b"x" * 10)])
+        recent.add([[Enqueued("jobs", seq, T0, seq, f"t{seq}", b"x" * 10)]])
         if seq % 7 == 0:
             recent.index(1_000)
     assert recent.behind == 2
@@ -457,7 +457,7 @@ def test_recent_events_are_bounded_and_their_index_with_them() -> None:
     assert [event.seq for event in recent.since("jobs", 95, 3)] == [95, 96, 97]
     assert recent.of_task("jobs", "t5") == []
     assert len(recent.of_task("jobs", "t100")) == 1
-    recent.add([Enqueued("big", 1, T0, 1, "t", b"x" * 2000)])
+    recent.add([[Enqueued("big", 1, T0, 1, "t", b"x" * 2000)]])
     recent.index(1_000)
     assert recent.horizon("big", 1) == 2, "more payload than is kept at all"
     assert recent.of_task("jobs", "t100") == []

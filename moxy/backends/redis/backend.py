@@ -46,6 +46,7 @@ from moxy.core.errors import BACKEND, Refused
 from moxy.core.events import AnyEvent, Enqueued
 from moxy.core.globs import matches
 from moxy.core.invariants import count as count_events
+from moxy.core.notes import Written
 from moxy.core.policy import Policy
 
 _TICKS_PER_TURN: Final = 200
@@ -115,8 +116,8 @@ class RedisBackend:
     def plain(self) -> None:
         """Nothing is decided here: every command is Redis' to carry out."""
 
-    def settled(self) -> list[AnyEvent]:
-        return []
+    def settled(self) -> Sequence[Written]:
+        return ()
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(commands)
