@@ -36,14 +36,13 @@ _decoder: Final = msgspec.msgpack.Decoder(list[AnyEvent])
 
 @final
 class Written:
-    """Events of one queue that happened one after the other, `len` of them, the first at `at_ms`: a value."""
+    """Events of one queue that happened one after the other, `len` of them: a value."""
 
-    __slots__ = ("_count", "_events", "_raw", "at_ms", "queue")
+    __slots__ = ("_count", "_events", "_raw", "queue")
 
-    def __init__(self, queue: str, at_ms: int, count: int, raw: bytes, events: list[AnyEvent]) -> None:
+    def __init__(self, queue: str, count: int, raw: bytes, events: list[AnyEvent]) -> None:
         """`raw`: as bytes; else, if that is empty, as they are."""
         self.queue: Final = queue
-        self.at_ms: Final = at_ms
         self._count: Final = count
         self._raw: Final = raw
         self._events: Final = events
@@ -90,7 +89,7 @@ class Notes:
     """All that happens to one queue in a batch. `count` events so far."""
 
     __slots__ = (
-        *("_acked", "_enqueued", "_events", "_first_ms", "_leased", "_noted", "_parts", "_worker", "_worker_raw"),
+        *("_acked", "_enqueued", "_events", "_full", "_leased", "_noted", "_parts", "_worker", "_worker_raw"),
         *("_writer", "count", "queue"),
     )
 
@@ -100,7 +99,8 @@ class Notes:
         self._parts: Final[list[Written]] = []
         self._noted = 0
         """How many of them are in the parts."""
-        self._first_ms = 0
+        self._full = _PART
+        """At how many the next part is full."""
         self._events: list[AnyEvent] = []
         self._writer: Final = BytesWriter()
         # The kind of an event and its queue are the same all the time. An array's head is 0x90 and its length.
@@ -113,8 +113,6 @@ class Notes:
 
     def enqueued(self, seq: int, at_ms: int, number: int, task_id: bytes, payload: bytes) -> None:
         """Note an Enqueued without options."""
-        if self.count == self._noted:
-            self._first_ms = at_ms
         if IS_COMPILED:
             w = self._writer
             w.write(self._enqueued)
@@ -126,7 +124,9 @@ class Notes:
             w.write(_NO_OPTIONS)
         else:
             self._events.append(_ENQUEUED(self.queue, seq, at_ms, number, task_id.decode(), payload))
-        self._note()
+        self.count += 1
+        if self.count == self._full:
+            self._end_part()
 
     def leased(
         self,
@@ -140,8 +140,6 @@ class Notes:
         worker: str,
     ) -> None:
         """Note a Leased that is not bound."""
-        if self.count == self._noted:
-            self._first_ms = at_ms
         if IS_COMPILED:
             if worker != self._worker:
                 self._worker, self._worker_raw = worker, worker.encode()
@@ -161,12 +159,12 @@ class Notes:
                 self.queue, seq, at_ms, number, task_id.decode(), lease_id.decode(), token, deadline_ms, worker
             )
             self._events.append(event)
-        self._note()
+        self.count += 1
+        if self.count == self._full:
+            self._end_part()
 
     def acked(self, seq: int, at_ms: int, number: int, task_id: bytes, lease_id: bytes) -> None:
         """Note an Acked."""
-        if self.count == self._noted:
-            self._first_ms = at_ms
         if IS_COMPILED:
             w = self._writer
             w.write(self._acked)
@@ -177,7 +175,9 @@ class Notes:
             put_text(w, lease_id)
         else:
             self._events.append(_ACKED(self.queue, seq, at_ms, number, task_id.decode(), lease_id.decode()))
-        self._note()
+        self.count += 1
+        if self.count == self._full:
+            self._end_part()
 
     def parts(self) -> list[Written]:
         """What was noted so far, in handy pieces."""
@@ -188,16 +188,11 @@ class Notes:
         """What was noted so far, as events."""
         return [event for part in self.parts() for event in part.events()]
 
-    def _note(self) -> None:
-        self.count += 1
-        if self.count - self._noted == _PART:
-            self._end_part()
-
     def _end_part(self) -> None:
         count = self.count - self._noted
         if count:
-            self._parts.append(Written(self.queue, self._first_ms, count, self._writer.getvalue(), self._events))
-            self._noted = self.count
+            self._parts.append(Written(self.queue, count, self._writer.getvalue(), self._events))
+            self._noted, self._full = self.count, self.count + _PART
             self._writer.truncate(0)
             self._events = []
 

@@ -22,7 +22,7 @@ from typing import Final, NoReturn, final
 import msgspec
 
 from moxy.core.events import AnyEvent
-from moxy.core.notes import Happened, Written
+from moxy.core.notes import Happened, events_of
 from moxy.core.tasks import Image
 from moxy.journal import codec, frames, opening, recovery, segments, snapshots
 from moxy.journal.disk import Disk, File, sync_names_or_fail, sync_or_fail, write_all
@@ -162,8 +162,7 @@ class Journal:
         if length_bytes > frames.RECORD_BYTES_MAX:
             raise LogRefused(f"a batch of {length_bytes} bytes is more than a record may hold")
         if self._place.at_bytes + length_bytes > self._segment_bytes and self._place.at_bytes > frames.HEAD_BYTES:
-            first = happened[0]
-            self._roll(first.at_ms if isinstance(first, Written) else first[0].at_ms)
+            self._roll(events_of(happened[0])[0].at_ms)
         record, following = frames.encode(payload, count, self._synced, self._place, self._log_id)
         try:
             write_all(self._file, record, self._place.at_bytes)

@@ -46,9 +46,18 @@ def put_enqueued(w: BytesWriter, task_id: bytes, resp3: bool) -> None:
 
 def put_fetched(w: BytesWriter, lease_id: bytes, task_id: bytes, payload: bytes, resp3: bool) -> None:
     """The reply of a FETCH without options."""
-    _put(w, _LEASE[1] if resp3 else _LEASE[0], lease_id)
-    _put(w, _TASK, task_id)
-    _put(w, _PAYLOAD, payload)
+    heads = _LEASE[1] if resp3 else _LEASE[0]
+    if len(lease_id) <= _SHORT_MAX and len(task_id) <= _SHORT_MAX and len(payload) <= _SHORT_MAX:
+        w.write(heads[len(lease_id)])
+        w.write(lease_id)
+        w.write(_TASK[len(task_id)])
+        w.write(task_id)
+        w.write(_PAYLOAD[len(payload)])
+        w.write(payload)
+    else:
+        _put(w, heads, lease_id)
+        _put(w, _TASK, task_id)
+        _put(w, _PAYLOAD, payload)
     w.write(_CRLF)
 
 

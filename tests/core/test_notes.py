@@ -70,10 +70,7 @@ class Noted:
         assert codec.decode(codec.encode_all(parts)) == self.events
         assert codec.encode_all(parts) == codec.encode(self.events)
         assert sum(map(len, parts)) == len(self.events) == self.notes.count
-        at = 0
-        for part in parts:
-            assert (part.queue, part.at_ms) == (self.events[at].queue, self.events[at].at_ms)
-            at += len(part)
+        assert {part.queue for part in parts} <= {self.notes.queue}
 
 
 FORMS = pytest.mark.parametrize("writes_bytes", [True, False])
@@ -127,7 +124,7 @@ def test_a_part_is_a_value() -> None:
     [part] = noted.notes.parts()
     noted.enqueue(2, 6, 2, "b", b"y")
     assert isinstance(part, Written)
-    assert (len(part), part.at_ms, part.events()) == (1, 5, noted.events[:1])
+    assert (len(part), part.events()) == (1, noted.events[:1])
     noted.check()
 
 
