@@ -31,6 +31,7 @@ COMPILED = (
     "moxy.core.batch",
     "moxy.core.decider",
     "moxy.core.effects",
+    "moxy.core.folding",
     "moxy.core.form",
     "moxy.core.globs",
     "moxy.core.heart",

@@ -27,7 +27,7 @@ _ACKED: Final[type[Acked]] = Acked
 
 _PART: Final = 1000
 """Most events of one `Written`: what takes it in takes all of it in one go."""
-_NO_OPTIONS: Final = b"\0\0\0\xff\0\0"
+NO_OPTIONS: Final = b"\0\0\0\xff\0\0"
 """`priority` 0, `due_ms` 0 and so on: the rest of a task that asks for nothing of its own."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -103,10 +103,10 @@ class Notes:
         """At how many the next part is full."""
         self._events: list[AnyEvent] = []
         self._writer: Final = BytesWriter()
-        # The kind of an event and its queue are the same all the time. An array's head is 0x90 and its length.
-        self._enqueued: Final = _head(b"\x9d\xa8Enqueued", queue)
-        self._leased: Final = _head(b"\x9b\xa6Leased", queue)
-        self._acked: Final = _head(b"\x97\xa5Acked", queue)
+        enqueued, leased, acked = heads_of(queue)
+        self._enqueued: Final[bytes] = enqueued
+        self._leased: Final[bytes] = leased
+        self._acked: Final[bytes] = acked
         self._worker = ""
         self._worker_raw = b""
         """The worker of the event before, and its bytes."""
@@ -121,7 +121,7 @@ class Notes:
             put_number(w, number)
             put_text(w, task_id)
             put_bytes(w, payload)
-            w.write(_NO_OPTIONS)
+            w.write(NO_OPTIONS)
         else:
             self._events.append(_ENQUEUED(self.queue, seq, at_ms, number, task_id.decode(), payload))
         self.count += 1
@@ -252,8 +252,9 @@ def _put_size(w: BytesWriter, size: i64, kind: u8) -> None:
         write_i32_be(w, i32(size))
 
 
-def _head(kind: bytes, queue: str) -> bytes:
+def heads_of(queue: str) -> tuple[bytes, bytes, bytes]:
+    """How an Enqueued, a Leased and an Acked of that queue begin: an array's head is 0x90 and its length."""
     w = BytesWriter()
-    w.write(kind)
     put_text(w, queue.encode())
-    return w.getvalue()
+    name = w.getvalue()
+    return b"\x9d\xa8Enqueued" + name, b"\x9b\xa6Leased" + name, b"\x97\xa5Acked" + name

@@ -1,19 +1,13 @@
-"""`apply(state, event) -> state`: from one version of a queue to the next, and folds over many events.
+"""`apply(state, event) -> state`: from one version of a queue to the next.
 
-Lives here: versions and folds. Must not: what an event does (effects), policy (decider).
+Lives here: versions, one after the other. Must not: what an event does (effects), policy (decider).
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Final, final
+from collections.abc import Iterable
 
-from msgspec.structs import astuple
-
-from moxy.core.effects import happen, happen_with
+from moxy.core.effects import happen
 from moxy.core.events import AnyEvent
-from moxy.core.heart import Heart
-from moxy.core.state import DEFAULT_POLICY, QueueState
-
-_astuple: Final = astuple
+from moxy.core.state import QueueState
 
 
 def apply(state: QueueState, event: AnyEvent) -> QueueState:
@@ -30,38 +24,3 @@ def replay(events: Iterable[AnyEvent], state: QueueState) -> QueueState:
     for event in events:
         state = apply(state, event)
     return state
-
-
-@final
-class Folding:
-    """Many queues folded in place: no state exists until `states` hands them all over, and then the folding is over.
-
-    For a start, which folds millions of events and wants none of the states in between.
-    """
-
-    __slots__ = ("_hearts",)
-
-    def __init__(self, states: Mapping[str, QueueState]) -> None:
-        """From `states` on, which are used up: nobody can read them any more."""
-        self._hearts: dict[str, Heart] = {queue: state.give_up() for queue, state in states.items()}
-
-    def fold(self, events: Iterable[AnyEvent]) -> None:
-        """Take events in. Raises IllegalEvent."""
-        heart: Heart | None = None
-        for event in events:
-            fields = _astuple(event)
-            queue: str = fields[0]
-            if heart is None or queue != heart.name:
-                heart = self._heart(queue)
-            happen_with(heart, event, fields)
-
-    def _heart(self, queue: str) -> Heart:
-        heart = self._hearts.get(queue)
-        if heart is None:
-            heart = self._hearts[queue] = Heart(queue, DEFAULT_POLICY)
-        return heart
-
-    def states(self) -> dict[str, QueueState]:
-        """What it comes to."""
-        hearts, self._hearts = self._hearts, {}
-        return {queue: QueueState("", DEFAULT_POLICY, heart) for queue, heart in hearts.items()}

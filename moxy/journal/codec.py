@@ -61,6 +61,18 @@ def encode_all(happened: Sequence[Happened]) -> bytes:
     return b"".join(parts)
 
 
+def body_at(payload: bytes) -> tuple[int, int]:
+    """Where the events of a payload of today's schema begin, and how many there are; (0, 0): it is another one."""
+    if len(payload) < 6 or payload[:1] != _VERSION_BYTE:
+        return 0, 0
+    head = payload[1]
+    if 0x90 <= head < 0xA0:
+        return 2, head - 0x90
+    if head == 0xDC:
+        return 4, int.from_bytes(payload[2:4])
+    return (6, int.from_bytes(payload[2:6])) if head == 0xDD else (0, 0)
+
+
 def decode(payload: bytes) -> list[AnyEvent]:
     """The events of a payload, old versions brought up to today's. Raises Undecodable."""
     try:

@@ -16,7 +16,8 @@ import msgspec
 
 from moxy.core.errors import IllegalEvent
 from moxy.core.events import AnyEvent
-from moxy.core.reducer import Folding, apply
+from moxy.core.folding import Folding, Unreadable
+from moxy.core.reducer import apply
 from moxy.core.state import QueueState
 from moxy.journal import codec, frames, segments, snapshots
 from moxy.journal.disk import Disk
@@ -102,7 +103,7 @@ def _recover(disk: Disk, progress: Progress | None, mark_every_bytes: int) -> Re
             continue
         folded_bytes += length_bytes
         try:
-            folding.fold(events_of(segment.name, record))
+            _fold(folding, segment.name, record)
         except IllegalEvent as e:
             raise _cannot_follow(segment.name, record, e) from None
         events += record.count
@@ -138,6 +139,20 @@ def _recover(disk: Disk, progress: Progress | None, mark_every_bytes: int) -> Re
         tuple(trail.marks),
         tuple(warnings),
     )
+
+
+def _fold(folding: Folding, file: str, record: Record) -> None:
+    """Take the events of a record in. Raises LogDamaged, LogTooNew, IllegalEvent."""
+    at, count = codec.body_at(record.payload)
+    if count != record.count:
+        folding.fold(events_of(file, record))
+        return
+    try:
+        folding.fold_body(record.payload, at, count)
+    except Unreadable as e:
+        events_of(file, record)  # says what is wrong with them
+        text = f"a sound record that cannot be read: {e}"
+        raise LogDamaged(file, offset_of(record), record.sequence, text) from None
 
 
 def fold(states: dict[str, QueueState], file: str, record: Record) -> list[AnyEvent]:

@@ -17,7 +17,7 @@ from moxy.core.errors import IllegalEvent, Refused
 from moxy.core.events import AnyEvent, Enqueued, Leased
 from moxy.core.packing import Fresh
 from moxy.core.reading import different
-from moxy.core.reducer import Folding, apply, replay
+from moxy.core.reducer import apply
 from moxy.core.state import QueueState, state_of
 from tests.core import oracle
 from tests.core.oracle import Persistent, persistent
@@ -102,24 +102,6 @@ def test_a_decision_on_an_old_version_is_that_of_a_fresh_one(seed: int) -> None:
             except Refused as refused:
                 outcomes.append((refused.code, refused.text, None))
         assert outcomes[0] == outcomes[1]
-
-
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(SEEDS)
-def test_a_fold_in_place_comes_to_the_same(seed: int) -> None:
-    world = World(random.Random(seed))
-    for _ in range(60):
-        world.step()
-    middle = len(world.log) // 2
-    folding = Folding({})
-    folding.fold(world.log[:middle])
-    half = folding.states()
-    folding = Folding(half)
-    folding.fold(world.log[middle:])
-    states = folding.states()
-    assert list(states) == (["jobs"] if world.log else [])
-    for state in states.values():
-        assert dump(state) == dump(replay(world.log, QueueState("jobs")))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
