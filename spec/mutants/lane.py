@@ -8,8 +8,10 @@ from typing import Final
 from spec.mutants.mutant import Mutant
 
 _BATCH: Final = "moxy/core/batch.py"
+_FOLDING: Final = "moxy/core/folding.py"
 _LANE: Final = "moxy/server/lane.py"
 _CONNECTION: Final = "moxy/server/connection.py"
+_NOTES: Final = "moxy/core/notes.py"
 _MEMORY: Final = "moxy/backends/memory.py"
 _TCP: Final = "moxy/server/tcp.py"
 
@@ -22,8 +24,8 @@ LANE: Final = tuple(
             "ack-ignores-its-lease",
             "An ACK with a void lease completes a task that another worker holds.",
             _BATCH,
-            "        if its_lease.encode() != lease_id:\n            return False\n",
-            "",
+            " or h.remembered or held.lease_id != lease_id:",
+            " or h.remembered:",
             _RULES,
         ),
         (
@@ -63,8 +65,8 @@ LANE: Final = tuple(
             "time-goes-back",
             "An event is dated by the clock although it went back.",
             _BATCH,
-            "seq, at_ms, task_id = h.seq + 1, max(now_ms, h.at_ms), leased.task_id",
-            "seq, at_ms, task_id = h.seq + 1, now_ms, leased.task_id",
+            "seq, at_ms = h.seq + 1, max(now_ms, h.at_ms)\n        drop_held(",
+            "seq, at_ms = h.seq + 1, now_ms\n        drop_held(",
             ("batch", "simulate"),
         ),
         (
@@ -74,6 +76,38 @@ LANE: Final = tuple(
             "        self._befores.append(held)\n        return True\n",
             "        self._befores.append(None)\n        return True\n",
             ("batch", "failures"),
+        ),
+        (
+            "notes-told-twice",
+            "What happened before a batch's notes were cut is noted again.",
+            _NOTES,
+            "            self._events = []\n",
+            "",
+            ("core", "backends"),
+        ),
+        (
+            "bound-lease-not-let-go",
+            "A bound lease is acked by the lane, and the service, which is not told, releases it once more.",
+            _BATCH,
+            " or held.bound or h.remembered",
+            " or h.remembered",
+            ("batch", "lane"),
+        ),
+        (
+            "start-believes-any-lease",
+            "A start takes an Acked of another lease than the task has.",
+            _FOLDING,
+            "            or held.lease_id != lease_id\n",
+            "",
+            ("core",),
+        ),
+        (
+            "start-keeps-the-worker-before",
+            "A start gives a lease to the worker of the lease before.",
+            _FOLDING,
+            "            self._worker, self._worker_raw = worker_raw.decode(), worker_raw\n",
+            "            self._worker_raw = worker_raw\n",
+            ("core",),
         ),
         (
             "reply-before-the-commit",
@@ -127,7 +161,7 @@ LANE: Final = tuple(
             "events-not-told",
             "What plain commands did is no part of the turn: its readers and observers do not hear of it.",
             _MEMORY,
-            "                self._settled += events\n",
+            "                self._settled += written\n",
             "",
             ("machine", "simulate"),
         ),
