@@ -11,7 +11,6 @@ fraction of a microsecond when their turn comes.
 from typing import Final, TypeAlias, final
 
 import msgspec
-from mypy_extensions import mypyc_attr
 
 from moxy.core.lifecycle import PROCESSING, READY
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Lease, Tally, Task
@@ -22,7 +21,6 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, int, int])
 
 
-@mypyc_attr(acyclic=True)  # the garbage collector need not look at it
 @final
 class Fresh:
     """A ready task that asks for nothing of its own and to which nothing has happened: a value."""
@@ -36,7 +34,6 @@ class Fresh:
         self.enqueued_ms: Final = enqueued_ms
 
 
-@mypyc_attr(acyclic=True)
 @final
 class Held:
     """A task under its first lease, that asks for nothing of its own: what it was before, and the lease. A value."""

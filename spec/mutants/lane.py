@@ -87,7 +87,7 @@ LANE: Final = tuple(
         ),
         (
             "bound-lease-not-let-go",
-            "A bound lease is acked by the lane, and the service, which is not told, releases it once more.",
+            "A bound lease is acked by the lane, and the service, which is not told, keeps it in mind for ever.",
             _BATCH,
             " or held.bound or h.remembered",
             " or h.remembered",

@@ -315,6 +315,15 @@ def test_what_is_declined_does_not_end_the_batch() -> None:
     assert [type(event) for event in batch.events] == [Leased, Acked]
 
 
+def test_the_ack_of_a_bound_lease_is_declined() -> None:
+    """The service has to hear of it, and hears of single events on the usual way only."""
+    q = Q().add("a")
+    lease_id = q.take(100, bound=True)
+    batch = Batch(q.state)
+    assert not batch.ack(lease_id.encode(), 1, q.now)
+    assert batch.events == []
+
+
 def test_an_ack_that_is_late_but_ahead_of_the_expiry_is_taken() -> None:
     q = Q().add("a")
     lease_id = q.take(100)
