@@ -149,7 +149,9 @@ class Service:
         self._hand_over(self._answered)
         self._let_go(self._events)
         self._backend.watch(self._waiting, self._reading)
-        return Turn(self._answered, self._settled, self._events, refused)
+        turn = Turn(self._answered, self._settled, self._events, refused)
+        self._settled = ()
+        return turn
 
     # The turn, in order
 

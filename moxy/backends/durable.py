@@ -162,8 +162,8 @@ class DurableBackend:
         memory = self._memory
         if memory.is_behind():
             return CatchUp(memory.recent, partial(self.events, query))
-        state = memory.state_of(query.queue)
-        if query.from_seq >= memory.recent.horizon(query.queue, state.seq) or state.seq == 0:
+        seq = memory.committed_seq(query.queue)
+        if query.from_seq >= memory.recent.horizon(query.queue, seq) or seq == 0:
             return memory.recent_events(query)
         return _EventSearch(self._journal.read(self._journal.horizon), query)
 

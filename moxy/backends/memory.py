@@ -144,10 +144,16 @@ class MemoryBackend:
 
     def recent_events(self, query: ReadEvents) -> Outcome:
         """What memory knows."""
-        horizon = self.recent.horizon(query.queue, self.state_of(query.queue).seq)
+        horizon = self.recent.horizon(query.queue, self.committed_seq(query.queue))
         if query.from_seq < horizon and horizon > 1:
             return Refused(ERR, f"events below sequence {horizon} are no longer kept: read on from there")
         return Done(Past(self.recent.since(query.queue, query.from_seq, query.count), horizon))
+
+    def committed_seq(self, queue: str) -> int:
+        """The last event of the queue that is not of the turn under way."""
+        self._settle()
+        state = self._before[queue] if queue in self._before else self._queues.get(queue)
+        return 0 if state is None else state.seq
 
     def recent_history(self, query: ReadHistory) -> Outcome:
         """What memory knows."""
@@ -156,7 +162,7 @@ class MemoryBackend:
         if not events and state.named(query.task_id) is None:
             return Refused(NOTASK, "the queue does not know that task, and no event that is still kept concerns it")
         cut = not events or not isinstance(events[0], Enqueued)
-        return Done(Past(events, self.recent.horizon(query.queue, state.seq), cut))
+        return Done(Past(events, self.recent.horizon(query.queue, self.committed_seq(query.queue)), cut))
 
     async def commit(self) -> None:
         """No promise is made about what is only in memory."""

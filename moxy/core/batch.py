@@ -17,7 +17,7 @@ from librt.strings import BytesWriter
 from moxy.core import ids
 from moxy.core.effects import drop_held, lease_first, put_fresh
 from moxy.core.events import AnyEvent
-from moxy.core.heart import Heart
+from moxy.core.heart import NEVER_MS, Heart
 from moxy.core.notes import Notes
 from moxy.core.packing import Fresh, Held, unpack
 from moxy.core.policy import PAYLOAD_BYTES_MAX
@@ -74,13 +74,16 @@ class Batch:
         """A new task without options; its id. None: declined."""
         h = self.heart
         policy = h.policy
-        if h.remembered or policy.max_ready or policy.ttl_ms or not h.seq or len(payload) > PAYLOAD_BYTES_MAX:
+        at_ms = max(now_ms, h.at_ms)
+        if h.remembered or policy.max_ready or policy.ttl_ms or len(payload) > PAYLOAD_BYTES_MAX:
+            return None
+        if not h.born_ms or at_ms >= NEVER_MS:
             return None
         number = h.next_number
         task_id = ids.raw_task_id(self._scratch, number, nonce)
         if h.names and task_id.decode() in h.names:
             return None
-        seq, at_ms = h.seq + 1, max(now_ms, h.at_ms)
+        seq = h.seq + 1
         put_fresh(h, number, task_id, payload, 0, at_ms)
         h.seq, h.at_ms = seq, at_ms
         self.notes.enqueued(seq, at_ms, number, task_id, payload)
@@ -92,7 +95,7 @@ class Batch:
         and `lease_id`. None: declined, or there is none."""
         h = self.heart
         at_ms = max(now_ms, h.at_ms)
-        if h.remembered or h.paused or h.moved or h.soonest_ms <= at_ms:
+        if h.remembered or h.paused or h.moved or h.soonest_ms <= at_ms or at_ms >= NEVER_MS or not h.born_ms:
             return None
         for lane in h.urgent:
             number = lane.first()
@@ -126,12 +129,15 @@ class Batch:
         """The task under this lease, the first that was ever on it, is done. False: declined."""
         h = self.heart
         held = h.tasks.get(number)
+        at_ms = max(now_ms, h.at_ms)
         if not isinstance(held, Held) or held.bound or h.remembered or held.lease_id != lease_id:
+            return False
+        if not h.born_ms or at_ms >= NEVER_MS:
             return False
         task_id = held.task_id
         if h.names:
             h.names.pop(task_id.decode(), None)
-        seq, at_ms = h.seq + 1, max(now_ms, h.at_ms)
+        seq = h.seq + 1
         drop_held(h, number, held)
         h.seq, h.at_ms = seq, at_ms
         self.notes.acked(seq, at_ms, number, task_id, lease_id)

@@ -1,6 +1,6 @@
 """`decide(state, command, now_ms, seed) -> Decision`: all the policy of a queue.
 
-Lives here: what happens, and what is refused. Must not: how an event changes a state (reducer), what time it is, or
+Lives here: what happens, and what is refused. Must not: how an event changes a state (effects), what time it is, or
 any chance: `now_ms` and `seed` come in, so the same arguments always give the same decision.
 
 A decision may take several events, each seen by the next one: a draft applies them as they are made, and hands

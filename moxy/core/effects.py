@@ -50,7 +50,7 @@ from moxy.core.ids import tells_number
 from moxy.core.lifecycle import NEW, PROCESSING, READY, TABLE
 from moxy.core.order import Order
 from moxy.core.packing import FIRST_DELIVERY, Entry, Fresh, Held, pack, unfold, unpack
-from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Task
+from moxy.core.tasks import NO_OPTIONS, NO_TALLY, PRIORITY_MAX, Death, Lease, Options, Task
 from moxy.core.undoing import Changes, Undo
 
 Fields: TypeAlias = tuple[Any, ...]
@@ -118,6 +118,8 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
     _, _, at_ms, number, task_id, payload, priority, due_ms, expires_ms, most, lease_ms, dedup_ms = fields
     if number != h.next_number:
         raise IllegalEvent(f"task number {h.next_number} is next", e, f"queue {h.name!r}")
+    if not 0 <= priority <= PRIORITY_MAX:
+        raise IllegalEvent(f"priorities are 0 to {PRIORITY_MAX}", e, f"queue {h.name!r}")
     is_named = not tells_number(task_id, number)
     if (
         task_id in h.names

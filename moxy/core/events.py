@@ -1,6 +1,6 @@
 """Facts, in the past tense, frozen. The log of them is the database.
 
-Lives here: one class per event and what it carries. Must not: rules (decider), effects (reducer), bytes (journal).
+Lives here: one class per event and what it carries. Must not: rules (decider), effects (effects), bytes (journal).
 
 Every event says which queue, its number there (`seq`, from 1, no gaps: I15), when (`at_ms`, never decreasing) and
 whom it concerns. Whatever was drawn or read from a clock is in it, so a replay draws nothing. Adding a field means a

@@ -21,7 +21,7 @@ from moxy.core.events import AnyEvent
 from moxy.core.form import IS_COMPILED
 from moxy.core.heart import Heart
 from moxy.core.ids import NONCE_DIGITS
-from moxy.core.notes import NO_OPTIONS, array_head, heads_of
+from moxy.core.notes import PLAIN_TAIL, array_head, heads_of
 from moxy.core.packing import Fresh, Held, unpack
 from moxy.core.state import DEFAULT_POLICY, QueueState
 from moxy.core.tasks import PRIORITY_MAX
@@ -29,8 +29,11 @@ from moxy.core.tasks import PRIORITY_MAX
 _astuple: Final = astuple
 _decoder: Final = msgspec.msgpack.Decoder(AnyEvent)
 _list_decoder: Final = msgspec.msgpack.Decoder(list[AnyEvent])
-_AFTER_PRIORITY: Final = NO_OPTIONS[1:]
+_AFTER_PRIORITY: Final = PLAIN_TAIL[1:]
 _NONE: Final = -1
+_DEPTH_MAX: Final = 8
+_NUMBER_DIGITS_MAX: Final = 18
+"""So many certainly fit a number of the machine."""
 
 
 @final
@@ -84,9 +87,13 @@ class Folding:
         self._raw, self._at = raw, at
         for _ in range(count):
             start = self._at
-            if not self._fold_plain():
+            try:
+                is_plain = self._fold_plain()
+            except (IndexError, ValueError):  # it is none, or a number is too large; nothing has happened
+                is_plain = False
+            if not is_plain:
                 self._at = start
-                self._skip()
+                self._skip(_DEPTH_MAX)
                 self.fold((_decoder.decode(raw[start : self._at]),))
         if self._at != len(raw):
             raise Unreadable("it does not end where its events do")
@@ -124,7 +131,7 @@ class Folding:
         task_id = self._text()
         payload = self._bytes()
         priority: i64 = self._raw[self._at]
-        end = self._at + len(NO_OPTIONS)
+        end = self._at + len(PLAIN_TAIL)
         if (
             seq != h.seq + 1
             or at_ms < h.at_ms
@@ -132,9 +139,11 @@ class Folding:
             or priority > PRIORITY_MAX
             or self._raw[self._at + 1 : end] != _AFTER_PRIORITY
             or h.remembered
-            or seq == 1
+            or not h.born_ms
         ):
             return False
+        if not task_id.isascii():
+            task_id.decode()
         if not _tells_number(task_id, number):
             name = task_id.decode()
             if h.number_of(name) is not None:
@@ -170,8 +179,11 @@ class Folding:
             or deadline_ms < 0
             or not 0 <= bound <= 1
             or h.remembered
+            or not h.born_ms
         ):
             return False
+        if not lease_id.isascii():
+            lease_id.decode()
         if worker_raw != self._worker_raw:
             self._worker, self._worker_raw = worker_raw.decode(), worker_raw
         self._at += 1
@@ -193,6 +205,7 @@ class Folding:
             or seq != h.seq + 1
             or at_ms < h.at_ms
             or h.remembered
+            or not h.born_ms
         ):
             return False
         if h.names:
@@ -277,15 +290,15 @@ class Folding:
         self._at = at + size
         return self._raw[at : at + size]
 
-    def _skip(self) -> None:
-        """Go on behind whatever is there, of what events are made of."""
+    def _skip(self, depth: i64) -> None:
+        """Go on behind whatever is there, of what events are made of, if it is no deeper than that."""
         first: i64 = self._raw[self._at]
         if first < 0x80 or first >= 0xE0 or first == 0xC0 or first == 0xC2 or first == 0xC3:
             self._at += 1
         elif first < 0x90:
-            self._skip_many(2 * (first - 0x80))
+            self._skip_many(2 * (first - 0x80), depth)
         elif first < 0xA0:
-            self._skip_many(first - 0x90)
+            self._skip_many(first - 0x90, depth)
         elif first < 0xC0 or 0xD9 <= first <= 0xDB:
             self._text()
         elif 0xC4 <= first <= 0xC6:
@@ -297,17 +310,19 @@ class Folding:
         else:
             raise IndexError("what is there is of no kind that events are made of")
 
-    def _skip_many(self, count: i64) -> None:
+    def _skip_many(self, count: i64, depth: i64) -> None:
+        if not depth:
+            raise IndexError("what is there is deeper than any event")
         self._at += 1
         while count > 0:
-            self._skip()
+            self._skip(depth - 1)
             count -= 1
 
 
 def _tells_number(task_id: bytes, number: i64) -> bool:
-    """`ids.tells_number`, of ids that were made automatically."""
+    """Whether it is an automatic id of that number, or looks like one: then `ids.tells_number` says so, too."""
     at: i64 = len(task_id) - NONCE_DIGITS - 1
-    if at <= 0 or task_id[at] != 45:  # -
+    if not 0 < at <= _NUMBER_DIGITS_MAX or task_id[at] != 45:  # -
         return False
     n: i64 = 0
     unit: i64 = 1

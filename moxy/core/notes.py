@@ -27,7 +27,7 @@ _ACKED: Final[type[Acked]] = Acked
 
 _PART: Final = 1000
 """Most events of one `Written`: what takes it in takes all of it in one go."""
-NO_OPTIONS: Final = b"\0\0\0\xff\0\0"
+PLAIN_TAIL: Final = b"\0\0\0\xff\0\0"
 """`priority` 0, `due_ms` 0 and so on: the rest of a task that asks for nothing of its own."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -121,7 +121,7 @@ class Notes:
             put_number(w, number)
             put_text(w, task_id)
             put_bytes(w, payload)
-            w.write(NO_OPTIONS)
+            w.write(PLAIN_TAIL)
         else:
             self._events.append(_ENQUEUED(self.queue, seq, at_ms, number, task_id.decode(), payload))
         self.count += 1

@@ -161,11 +161,16 @@ class Lane:
                 told.output = reply * told.count
                 told.leases.clear()
         self._told.clear()
+        self._let_go()
         commands, self.commands = self.commands, 0
         return commands
 
     def _begin_epoch(self) -> None:
         self._epoch = self._plain.epoch
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of batches, which keep what happened in them; they are over."""
         self._batches.clear()
         self._raw, self._batch = b"", None
 

@@ -157,7 +157,7 @@ def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
             return -1, 0
         number += digit * unit
         unit *= 10
-    if colons < 2 or at == last - 1 or at < 0 or lease_id[at] != 58 or last == 0:
+    if colons < 2 or at == last - 1 or lease_id[at] != 58 or last == 0:
         return -1, 0
     return at, number
 

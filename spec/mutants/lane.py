@@ -40,8 +40,8 @@ LANE: Final = tuple(
             "fetch-before-due-work",
             "A FETCH takes the next task although one that is due back stands before it.",
             _BATCH,
-            " or h.soonest_ms <= at_ms:",
-            ":",
+            " or h.soonest_ms <= at_ms",
+            "",
             _RULES,
         ),
         (
@@ -65,8 +65,8 @@ LANE: Final = tuple(
             "time-goes-back",
             "An event is dated by the clock although it went back.",
             _BATCH,
-            "seq, at_ms = h.seq + 1, max(now_ms, h.at_ms)\n        drop_held(",
-            "seq, at_ms = h.seq + 1, now_ms\n        drop_held(",
+            "        at_ms = max(now_ms, h.at_ms)\n        if not isinstance(held",
+            "        at_ms = now_ms\n        if not isinstance(held",
             ("batch", "simulate"),
         ),
         (

@@ -7,6 +7,7 @@ import pytest
 
 from moxy.backends.base import Done, Outcome
 from moxy.backends.memory import MemoryBackend
+from moxy.core.answers import Past
 from moxy.core.commands import (
     AnyCommand,
     Configure,
@@ -20,6 +21,7 @@ from moxy.core.commands import (
     Pause,
     Peek,
     Purge,
+    ReadEvents,
     ReadPolicy,
     Redrive,
     Resume,
@@ -364,3 +366,26 @@ def test_a_page_of_names_is_in_order_and_after_its_cursor() -> None:
     assert (page.names, page.cursor) == (["b", "c:1"], "c:1")
     assert drive(q.backend.names(ListQueues("*", 2, "no such name"))).names == ["ä"]
     assert drive(q.backend.names(ListQueues("*", 2, "zzz\u0101"))).names == ["ä"]
+
+
+def test_events_of_the_turn_under_way_are_not_read_and_are_no_horizon() -> None:
+    q = Queues()
+    read = ReadEvents("jobs", 1, 10)
+
+    def seen() -> tuple[int, int]:
+        outcome = drive(q.backend.events(read))
+        assert isinstance(outcome, Done), outcome
+        past = outcome.answer
+        assert isinstance(past, Past)
+        return len(past.events), past.horizon
+
+    q.do(Enqueue("jobs", b"x"))
+    assert seen() == (0, 1), "nothing is committed of a queue that begins in this turn"
+    drive(q.backend.commit())
+    assert seen() == (1, 1)
+    batch = q.backend.batch("jobs")
+    assert batch is not None
+    assert batch.enqueue(b"y", T0, b"0" * 16) is not None
+    assert seen() == (1, 1), "and what a batch did is of this turn, too"
+    drive(q.backend.commit())
+    assert seen() == (2, 1)

@@ -324,6 +324,22 @@ def test_the_ack_of_a_bound_lease_is_declined() -> None:
     assert batch.events == []
 
 
+def test_a_queue_whose_clock_stands_at_0_is_not_for_batches() -> None:
+    """Its next event will say when it was born."""
+    state = replay([Enqueued("jobs", 1, 0, 1, "a", b"")], QueueState("jobs"))
+    batch = Batch(state)
+    assert batch.enqueue(b"x", 5, ZERO) is None
+    assert batch.fetch(100, "", 5, ZERO) is None
+    assert batch.close() is state
+
+
+def test_times_that_no_machine_word_holds_are_not_for_batches() -> None:
+    batch = Batch(Q().add("a").state)
+    assert batch.enqueue(b"x", NEVER_MS, ZERO) is None
+    assert batch.fetch(100, "", NEVER_MS, ZERO) is None
+    assert batch.events == []
+
+
 def test_an_ack_that_is_late_but_ahead_of_the_expiry_is_taken() -> None:
     q = Q().add("a")
     lease_id = q.take(100)

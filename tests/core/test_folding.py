@@ -5,6 +5,7 @@ Lives here: random logs of two queues, plain ones, and logs that are not right. 
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -90,7 +91,8 @@ def plain(tasks: int, queue: str = "jobs") -> list[AnyEvent]:
     events: list[AnyEvent] = []
     for n in range(1, tasks + 1):
         made = f"{n}-{rng.getrandbits(64):016x}"
-        task_id = rng.choice((made, made, made, f"chosen ü {n}", f"{n + 1}-{0:016x}", f"{n}-", f"0{n}-{0:016x}"))
+        odd = (f"chosen ü {n}", f"{n + 1}-{0:016x}", f"{n}-", f"0{n}-{0:016x}", f"{2**64 + n}-{0:016x}", f"-{n:016x}")
+        task_id = rng.choice((made, made, made, *odd))
         lease_id = f"{queue}:{n}:{n}:{rng.getrandbits(64):016x}"
         now = T0 + 300 * n
         events.append(Enqueued(queue, len(events) + 1, now, n, task_id, b"x" * rng.choice((0, 9, 300)), n % 10))
@@ -163,6 +165,62 @@ def test_an_event_that_cannot_follow_is_refused_in_the_same_words(what: str, kin
     assert len(set(texts)) == 1, texts
 
 
+def lease(**changes: Any) -> Leased:
+    return replace(Leased("jobs", 2, T0, 1, "1-0000000000000001", "jobs:1:1:00", 1, T0 + 10), **changes)
+
+
+BIG = 2**63 + 5
+ODD: dict[str, list[AnyEvent]] = {
+    "a queue that begins at 0": [
+        Enqueued("jobs", 1, 0, 1, "a", b""),
+        Enqueued("jobs", 2, 0, 2, "b", b""),
+        Leased("jobs", 3, 0, 1, "a", "l", 1, 9),
+        Acked("jobs", 4, 5, 1, "a", "l"),
+    ],
+    "a deadline before 1970": [Enqueued("jobs", 1, T0, 1, "1-0000000000000001", b""), lease(deadline_ms=-9)],
+    "a time that fits no number of the machine": [
+        Enqueued("jobs", 1, T0, 1, "a", b""),
+        Enqueued("jobs", 2, BIG, 2, "b", b""),
+        Enqueued("jobs", 3, BIG, 3, "c", b""),
+    ],
+    "a token that fits none": [
+        Enqueued("jobs", 1, T0, 1, "1-0000000000000001", b""),
+        Enqueued("jobs", 2, T0, 2, "b", b""),
+        lease(seq=3, token=BIG),
+        lease(seq=4, number=2, task_id="b", token=BIG + 1),
+    ],
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@WAYS
+def test_what_is_odd_but_legal_goes_the_usual_way(fold: Fold, what: str) -> None:
+    folding = Folding({})
+    fold(folding, ODD[what])
+    assert dump(folding.states()["jobs"]) == dump(replay_events(ODD[what], QueueState("jobs")))
+
+
+@WAYS
+def test_an_id_that_only_looks_like_an_automatic_one_is_still_known(fold: Fold) -> None:
+    """Its digits are those of number 2 for whoever counts modulo 2**64 (I14)."""
+    wraps = f"{2**64 + 2}-0123456789abcdef"
+    events = [Enqueued("jobs", 1, T0, 1, "a", b""), Enqueued("jobs", 2, T0, 2, wraps, b"")]
+    folding = Folding({})
+    fold(folding, events)
+    assert folding.states()["jobs"].knows(wraps, T0)
+
+
+@WAYS
+def test_a_priority_that_does_not_exist_is_refused_and_nothing_happens(fold: Fold) -> None:
+    for priority in (-1, 10, 200):
+        folding = Folding({})
+        fold(folding, plain(3))
+        bad = Enqueued("jobs", len(plain(3)) + 1, T0 + 2000, 4, "x", b"", priority)
+        with pytest.raises(IllegalEvent, match="priorities are 0 to 9"):
+            fold(folding, [bad])
+        assert dump(folding.states()["jobs"]) == dump(replay_events(plain(3), QueueState("jobs")))
+
+
 def test_a_second_lease_and_what_comes_of_it_goes_the_usual_way() -> None:
     task, first, second = "1-0000000000000001", "jobs:1:1:00", "jobs:1:2:00"
     events: list[AnyEvent] = [
@@ -199,3 +257,17 @@ def test_bytes_that_are_no_events_are_found_out() -> None:
     for junk in (b"\xc1", b"\xd9", b"\x90", b"\x80", b"\xff", cut, b"\x97\xa5Acked\x01", b"\xcb" * 9):
         with pytest.raises(Unreadable):
             Folding({}).fold_body(good + junk, 0, len(plain(2)) + 1)
+
+
+def test_ids_that_are_no_text_are_found_out() -> None:
+    good = plain(1, "jobs")
+    task = msgspec.msgpack.encode(Enqueued("jobs", 2, T0 + 999, 2, "2-0123456789abcdef", b""))
+    lease_of_it = msgspec.msgpack.encode(lease(seq=3, at_ms=T0 + 999, number=2, task_id="2-0123456789abcdef", token=9))
+    for bad in (task.replace(b"def", b"de\xff"), task + lease_of_it.replace(b"jobs:1:1:00", b"jobs:1:1:0\xff")):
+        with pytest.raises(Unreadable):
+            Folding({}).fold_body(body(good) + bad, 0, len(good) + bad.count(b"\xa4jobs"))
+
+
+def test_bytes_that_are_nested_without_end_are_found_out() -> None:
+    with pytest.raises(Unreadable):
+        Folding({}).fold_body(b"\x91" * 2_000_000, 0, 1)
