@@ -261,8 +261,8 @@ def test_bytes_that_are_no_events_are_found_out() -> None:
 
 def test_ids_that_are_no_text_are_found_out() -> None:
     good = plain(1, "jobs")
-    task = msgspec.msgpack.encode(Enqueued("jobs", 2, T0 + 999, 2, "2-0123456789abcdef", b""))
-    lease_of_it = msgspec.msgpack.encode(lease(seq=3, at_ms=T0 + 999, number=2, task_id="2-0123456789abcdef", token=9))
+    task = msgspec.msgpack.encode(Enqueued("jobs", 4, T0 + 999, 2, "2-0123456789abcdef", b""))
+    lease_of_it = msgspec.msgpack.encode(lease(seq=5, at_ms=T0 + 999, number=2, task_id="2-0123456789abcdef", token=9))
     for bad in (task.replace(b"def", b"de\xff"), task + lease_of_it.replace(b"jobs:1:1:00", b"jobs:1:1:0\xff")):
         with pytest.raises(Unreadable):
             Folding({}).fold_body(body(good) + bad, 0, len(good) + bad.count(b"\xa4jobs"))
