@@ -92,6 +92,7 @@ INTERPRETED = {
     "moxy.journal.verify": COLD,
     "moxy.server.doors": "opens sockets, once",
     "moxy.server.greetings": COLD,
+    "moxy.server.protocols": "types, of which nothing runs",
     "moxy.wire.describe": COLD,
     "moxy.wire.table": "closures per verb, made at import",
 }

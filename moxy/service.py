@@ -26,6 +26,7 @@ from moxy.core.commands import (
     ReadHistory,
     Release,
     Tick,
+    single,
 )
 from moxy.core.errors import BACKEND, IOERR, Refused
 from moxy.core.events import Acked, AnyEvent, Expired, Failed, ReleaseCause, Released
@@ -149,9 +150,7 @@ class Service:
         self._hand_over(self._answered)
         self._let_go(self._events)
         self._backend.watch(self._waiting, self._reading)
-        turn = Turn(self._answered, self._settled, self._events, refused)
-        self._settled = ()
-        return turn
+        return Turn(self._answered, self._settled, self._events, refused)
 
     # The turn, in order
 
@@ -166,7 +165,7 @@ class Service:
         may_wait: set[str] = set()
         for request in batch:
             intent = request.intent
-            command = _single(intent) if type(intent) is FetchAny else intent
+            command = single(intent) if type(intent) is FetchAny else intent
             if isinstance(command, Bulk):
                 await self._execute(run, commands)
                 run, commands = [], []
@@ -332,8 +331,7 @@ class Service:
 
     async def _feed(self, news: list[str]) -> None:
         """After the commit: let the blocked readers of events have what is new."""
-        happened = [*self._settled, *self._events]
-        changed = dict.fromkeys([*news, *(some.queue for some in happened)])
+        changed = dict.fromkeys([*news, *(some.queue for some in (*self._settled, *self._events))])
         for queue in [queue for queue in changed if queue in self._reading]:
             for arrival, waiter in list(self._reading[queue].items()):
                 assert isinstance(waiter.intent, ReadEvents)
@@ -493,13 +491,6 @@ class Service:
             self._bound.pop(lease_id, None)
             queue, number, token = split_lease_id(lease_id)
             self.submit(Request(None, Release(queue, lease_id, number, token, cause)))
-
-
-def _single(fetch: FetchAny) -> FetchAny | Fetch:
-    """A fetch over one queue as a command of that queue, which can go together with others."""
-    if len(fetch.queues) > 1:
-        return fetch
-    return Fetch(fetch.queues[0], fetch.lease_ms, fetch.count, fetch.worker, fetch.bound)
 
 
 def _has_events(outcome: Done) -> bool:

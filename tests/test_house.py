@@ -53,7 +53,7 @@ BANNED_IN_CORE = {
     "socket",
     "threading",
 }
-THIRD_PARTY_IN_CORE = {"msgspec", "transitions"}
+THIRD_PARTY_IN_CORE = {"librt", "msgspec", "mypy_extensions", "transitions"}
 
 
 def room_of(path: Path) -> str:

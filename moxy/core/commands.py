@@ -171,6 +171,13 @@ class FetchAny(Bulk, frozen=True, gc=False):
     bound: bool = False
 
 
+def single(fetch: FetchAny) -> FetchAny | Fetch:
+    """A fetch over one queue as a command of that queue, which can go together with others."""
+    if len(fetch.queues) > 1:
+        return fetch
+    return Fetch(fetch.queues[0], fetch.lease_ms, fetch.count, fetch.worker, fetch.bound)
+
+
 class AckMany(Bulk, frozen=True, gc=False):
     """Each lease on its own: an Ack, or the refusal (code, text) of something that is no lease id."""
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast, final
 
-from moxy.server.doors import Driver, Listener
+from moxy.server.protocols import Driver, Listener
 
 # As constants of this module they are at hand; names of another one compiled code looks up each time.
 _read: Final = os.read

@@ -17,9 +17,10 @@ from moxy.backends.base import Backend, Clock
 from moxy.core.events import AnyEvent
 from moxy.requests import Client, Turn
 from moxy.server.connection import HELD_BACK_BYTES_MAX, Connection
-from moxy.server.doors import Door, Form, keep_alive, listen, open_door
+from moxy.server.doors import Form, keep_alive, listen, open_door
 from moxy.server.greetings import Greetings
 from moxy.server.lane import Lane
+from moxy.server.protocols import Door
 from moxy.server.session import Session
 from moxy.service import Service
 
@@ -338,7 +339,7 @@ def _resumed(turn: Coroutine[Any, Any, Turn], waits_for: object) -> Generator[ob
 
 @final
 class Link:
-    """A connection on a TCP transport, as a `doors.Listener`. Whatever the kernel does not take at once stops the
+    """A connection on a TCP transport, as a `protocols.Listener`. Whatever the kernel does not take at once stops the
     reading (back-pressure)."""
 
     def __init__(self, server: Server) -> None:
