@@ -62,7 +62,8 @@ async def _commit_nothing(self: DurableBackend) -> None:
 
 async def _reply_before_fsync(self: DurableBackend) -> None:
     if self._memory.uncommitted:
-        self._journal.append(self._memory.uncommitted)
+        for happened in self._memory.uncommitted:
+            self._journal.append(happened)
         self._journal.flush()
         self._memory.accept()
 
