@@ -20,7 +20,7 @@ from moxy.core.effects import drop_held, happen_with, lease_first, put_fresh
 from moxy.core.events import AnyEvent
 from moxy.core.form import IS_COMPILED
 from moxy.core.heart import Heart
-from moxy.core.ids import NONCE_DIGITS
+from moxy.core.ids import raw_tells_number
 from moxy.core.notes import PLAIN_TAIL, array_head, heads_of
 from moxy.core.packing import Fresh, Held, unpack
 from moxy.core.state import DEFAULT_POLICY, QueueState
@@ -32,8 +32,6 @@ _list_decoder: Final = msgspec.msgpack.Decoder(list[AnyEvent])
 _AFTER_PRIORITY: Final = PLAIN_TAIL[1:]
 _NONE: Final = -1
 _DEPTH_MAX: Final = 8
-_NUMBER_DIGITS_MAX: Final = 18
-"""So many certainly fit a number of the machine."""
 
 
 @final
@@ -133,18 +131,15 @@ class Folding:
         priority: i64 = self._raw[self._at]
         end = self._at + len(PLAIN_TAIL)
         if (
-            seq != h.seq + 1
-            or at_ms < h.at_ms
+            not _follows(h, seq, at_ms)
             or number != h.next_number
             or priority > PRIORITY_MAX
             or self._raw[self._at + 1 : end] != _AFTER_PRIORITY
-            or h.remembered
-            or not h.born_ms
         ):
             return False
         if not task_id.isascii():
             task_id.decode()
-        if not _tells_number(task_id, number):
+        if not raw_tells_number(task_id, number):
             name = task_id.decode()
             if h.number_of(name) is not None:
                 return False
@@ -173,13 +168,10 @@ class Folding:
         if (
             lane is None
             or fresh.task_id != task_id
-            or seq != h.seq + 1
-            or at_ms < h.at_ms
+            or not _follows(h, seq, at_ms)
             or token <= h.last_token
             or deadline_ms < 0
             or not 0 <= bound <= 1
-            or h.remembered
-            or not h.born_ms
         ):
             return False
         if not lease_id.isascii():
@@ -202,10 +194,7 @@ class Folding:
             not isinstance(held, Held)
             or held.task_id != task_id
             or held.lease_id != lease_id
-            or seq != h.seq + 1
-            or at_ms < h.at_ms
-            or h.remembered
-            or not h.born_ms
+            or not _follows(h, seq, at_ms)
         ):
             return False
         if h.names:
@@ -319,21 +308,9 @@ class Folding:
             count -= 1
 
 
-def _tells_number(task_id: bytes, number: i64) -> bool:
-    """Whether it is an automatic id of that number, or looks like one: then `ids.tells_number` says so, too."""
-    at: i64 = len(task_id) - NONCE_DIGITS - 1
-    if not 0 < at <= _NUMBER_DIGITS_MAX or task_id[at] != 45:  # -
-        return False
-    n: i64 = 0
-    unit: i64 = 1
-    while at > 0:
-        at -= 1
-        digit: i64 = task_id[at] - 48
-        if not 0 <= digit <= 9:
-            return False
-        n += digit * unit
-        unit *= 10
-    return n == number and task_id[0] != 48
+def _follows(h: Heart, seq: i64, at_ms: i64) -> bool:
+    """Whether a plain event of that sequence and time is next, and the queue has nothing unusual to do with it."""
+    return seq == h.seq + 1 and at_ms >= h.at_ms and not h.remembered and h.born_ms != 0
 
 
 def _big_endian(raw: bytes, at: i64, width: i64) -> i64:

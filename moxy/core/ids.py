@@ -16,6 +16,7 @@ from moxy.core.policy import QUEUE_BYTES_MAX, TASK_ID_BYTES_MAX
 _NONCE_MASK: Final = (1 << 64) - 1
 NUMBER_MAX: Final = (1 << 63) - 1
 NONCE_DIGITS: Final = 16
+_DIGITS_MAX: Final = 18
 _SHORT: Final = [b"%d" % n for n in range(1000)]
 _FULL: Final = [b"%03d" % n for n in range(1000)]
 """Three digits at a time, first ones and others."""
@@ -51,6 +52,26 @@ def task_id(number: int, nonce: str) -> str:
 def tells_number(task_id: str, number: int) -> bool:
     """Whether an id begins with that number, as automatic ones do: then the task needs no entry in an index of ids."""
     return task_id.startswith(f"{number}-")
+
+
+def raw_tells_number(task_id: bytes, number: i64) -> bool:
+    """`tells_number` of an id as bytes, if it is as long as automatic ones are; of any other it is not told."""
+    at: i64 = len(task_id) - NONCE_DIGITS - 1
+    return at > 0 and task_id[at] == 45 and task_id[0] != 48 and decimal(task_id, 0, at) == number
+
+
+def decimal(raw: bytes, start: i64, end: i64) -> i64:
+    """What the digits from `start` to `end` say; -1: they are none, or more than surely fit a number of the machine."""
+    if not start < end <= start + _DIGITS_MAX:
+        return -1
+    number: i64 = 0
+    while start < end:
+        digit: i64 = raw[start] - 48
+        if not 0 <= digit <= 9:
+            return -1
+        number = number * 10 + digit
+        start += 1
+    return number
 
 
 def lease_id(queue: str, number: int, token: int, nonce: str) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 from mypy_extensions import i64
 
 from moxy.core.form import IS_COMPILED
+from moxy.core.ids import decimal
 
 _CRLF: Final = b"\r\n"
 _DIGITS_MAX: Final = 9
@@ -140,26 +141,16 @@ def split_in_parts(lease_id: bytes) -> tuple[int, int]:
 def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
     """`split_lease` for a compiler."""
     at: i64 = len(lease_id)
+    last: i64 = at
     colons: i64 = 0
-    while at > 0 and colons < 2:
+    while at > 0 and colons < 3:
         at -= 1
         if lease_id[at] == 58:  # :
             colons += 1
-    last: i64 = at
-    number: i64 = 0
-    unit: i64 = 1
-    while at > 0:
-        at -= 1
-        digit: i64 = lease_id[at] - 48
-        if not 0 <= digit <= 9:
-            break
-        if last - at > _NUMBER_DIGITS_MAX:
-            return -1, 0
-        number += digit * unit
-        unit *= 10
-    if colons < 2 or at == last - 1 or lease_id[at] != 58 or last == 0:
-        return -1, 0
-    return at, number
+            if colons == 2:
+                last = at
+    number = decimal(lease_id, at + 1, last)
+    return (at, number) if colons == 3 and number >= 0 else (-1, 0)
 
 
 def plain_commands(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:
