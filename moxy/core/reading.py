@@ -139,6 +139,6 @@ def different(one: object, other: object) -> list[str]:
 
 def plain(value: object) -> object:
     """A field of a state as a value of its own: a list of keys, a dict, or what it is already."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, OrderView) else value
+    if isinstance(value, OrderView):
+        return list(value)
+    return dict(value) if isinstance(value, Tasks | Names | Memories) else value

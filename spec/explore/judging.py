@@ -61,7 +61,7 @@ class Broken(Exception):
 
 def take(world: World, command: Command, refusals: tuple[str, ...], seed: int, decide: Decide, apply: Apply) -> World:
     """One command carried out and judged. Raises Broken."""
-    before, now_ms = world
+    before, now_ms = world.state, world.now_ms
     try:
         decision = decide(before, command, now_ms, seed)
     except Refused as refused:
@@ -94,7 +94,7 @@ def take(world: World, command: Command, refusals: tuple[str, ...], seed: int, d
 
 def _judge_step(world: World, command: Command, decision: Decision, after: QueueState) -> None:
     """What holds for every step, whatever the command was."""
-    before, now_ms = world
+    before, now_ms = world.still, world.now_ms
     events = decision.events
     for event in events:
         if not isinstance(event, Expired):
@@ -119,7 +119,7 @@ def _same(one: QueueState, other: QueueState) -> bool:
 
 def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], after: QueueState) -> None:
     """What becomes of each task: only what the events say, and nothing that is not allowed to change."""
-    before, now_ms = world
+    before, now_ms = world.still, world.now_ms
     named = {event.number for event in events if isinstance(event, TaskEvent)}
     purged = any(isinstance(event, Purged) for event in events)
     redriven = {event.number for event in events if isinstance(event, Redriven)}
@@ -189,7 +189,7 @@ def _judge_return(
 
 def _judge_lease(world: World, command: LeaseCommand, decision: Decision, after: QueueState) -> None:
     """I4, and what an EXTEND promises."""
-    task = world.state.tasks.get(command.number)
+    task = world.still.tasks.get(command.number)
     if task is None or task.lease is None or task.lease.lease_id != command.lease_id:
         raise Broken(f"I4: {command} had an effect, and its lease is void")
     if isinstance(command, Extend):
@@ -205,7 +205,7 @@ def _judge_lease(world: World, command: LeaseCommand, decision: Decision, after:
 
 def _judge_due_work(world: World, command: Fetch | Tick, decision: Decision, after: QueueState, apply: Apply) -> None:
     """That nothing due is left; for a FETCH I7, the first and as many as asked, and that the answer is the truth."""
-    before, now_ms = world
+    before, now_ms = world.still, world.now_ms
     events = decision.events
     due_ms = after.next_due_ms()
     if due_ms is not None and due_ms <= now_ms:
@@ -213,7 +213,7 @@ def _judge_due_work(world: World, command: Fetch | Tick, decision: Decision, aft
     if isinstance(command, Tick):
         return
     due = list(takewhile(lambda event: not isinstance(event, Leased), events))
-    middle = before
+    middle = world.state
     for event in due:
         middle = apply(middle, event)
     leased = events[len(due) :]
@@ -280,9 +280,19 @@ def _probes(world: World) -> Iterator[tuple[Command, str]]:
                 yield Release(*lease, "disconnect"), NOLEASE
 
 
+def judge_image(world: World) -> None:
+    """I11: what a snapshot keeps of a state makes the same state. Raises Broken."""
+    try:
+        fields = different(world.state, world.still)
+    except ValueError as error:
+        raise Broken(f"I11: no state can be made of what a snapshot keeps: {error}") from error
+    if fields:
+        raise Broken(f"I11: what a snapshot keeps makes another state: {', '.join(fields)} differ")
+
+
 def probe(world: World, decide: Decide) -> None:
     """I4 and I12 in one state: what must have no effect has none. Raises `Probed`."""
-    state, now_ms = world
+    state, now_ms = world.state, world.now_ms
     for command, code in _probes(world):
         try:
             decision = decide(state, command, now_ms, 0)

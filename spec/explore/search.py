@@ -13,7 +13,7 @@ from typing import Final
 from moxy.core import decider, reducer
 from moxy.core.commands import AnyCommand
 from moxy.core.state import QueueState
-from spec.explore.judging import Apply, Broken, Decide, Probed, probe, take
+from spec.explore.judging import Apply, Broken, Decide, Probed, judge_image, probe, take
 from spec.explore.scopes import QUEUE, Scope
 from spec.explore.telling import Report, Violation, brief
 from spec.explore.worlds import ADVANCE, START_MS, Move, World, moves, reduced, whole
@@ -68,7 +68,10 @@ class Explorer:
                 if not (world.state.ready or world.state.scheduled or world.state.processing):
                     self.finals.append(at)
                 try:
+                    judge_image(world)
                     probe(world, self.decide)
+                except Broken as broken:
+                    return self.tell(str(broken), self.path(at))
                 except Probed as probed:
                     return self.tell(str(probed), self.path(at), (probed.command,))
                 edges: set[tuple[int, int]] = set()
@@ -95,6 +98,7 @@ class Explorer:
                     self.names.append(code)
                 self.starts.append(len(self.targets))
                 at += 1
+                del world.still  # it was for judging this world's moves, and a level has many worlds
             level = following
             self.depth += bool(level)
         self.name_of = sorted(codes, key=codes.__getitem__)

@@ -3,6 +3,7 @@
 What lives here: `moves`, and what is left out of a state (`reduced`, `whole`). What must not live here: a judgement.
 """
 
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from moxy.core.commands import UNSET, Ack, Command, Configure, Delete, Extend, Nack, Redrive, Release, Tick
 from moxy.core.errors import FULL, LEASED, MAXHOLD, NOTASK
 from moxy.core.lifecycle import DEAD, PROCESSING
-from moxy.core.state import QueueState
+from moxy.core.state import QueueState, state_of
 from moxy.core.tasks import Task
 from spec.explore.scopes import QUEUE, Scope
 
@@ -20,11 +21,18 @@ START_MS: Final = 1000
 ADVANCE: Final = "Advance"
 
 
-class World(NamedTuple):
+class World:
     """A queue and what time it is."""
 
-    state: QueueState
-    now_ms: int
+    def __init__(self, state: QueueState, now_ms: int) -> None:
+        self.state: Final = state
+        self.now_ms: Final = now_ms
+
+    @cached_property
+    def still(self) -> QueueState:
+        """The state once more, with a heart of its own: a step is judged by reading what was before and what is after
+        in turns, and two versions of one queue would hand their heart to and fro each time (`moxy.core.state`)."""
+        return state_of(self.state.image())
 
 
 class Move(NamedTuple):
@@ -82,7 +90,7 @@ def place_in_line(task: Task) -> int:
 
 def is_known(world: World, task_id: str) -> bool:
     """I14 in its own words: somebody has the id, or somebody who had it is gone inside the window."""
-    state = world.state
+    state = world.still
     if any(task.task_id == task_id for task in state.tasks.values()):
         return True
     until_ms, _ = state.remembered.get(task_id, (0, 0))
@@ -114,7 +122,7 @@ def reduced(scope: Scope, world: World) -> bytes:
 
     What is left out was still checked, each step's own change of it, before it was left out.
     """
-    state, now_ms = world
+    state, now_ms = world.state, world.now_ms
     policy = state.policy
     fixed = not any(isinstance(command, Configure) for command in scope.operators)
 
@@ -170,7 +178,7 @@ def whole(scope: Scope, world: World) -> bytes:
 
     Times are relative and what is overdue is 0, as above; everything that Moxy.tla has a variable for is here.
     """
-    state, now_ms = world
+    state, now_ms = world.state, world.now_ms
     nth = {task.number: int(task.payload) for task in state.tasks.values()}
     here = {int(task.payload): task for task in state.tasks.values()}
     rows: list[tuple[str, int, int, int]] = []

@@ -60,7 +60,7 @@ def mixed(rng: random.Random, logs: list[list[AnyEvent]]) -> list[AnyEvent]:
 
 
 @WAYS
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15)
 @given(seed=SEEDS)
 def test_a_fold_in_place_comes_to_the_same(fold: Fold, seed: int) -> None:
     rng = random.Random(seed)

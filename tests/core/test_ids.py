@@ -60,7 +60,7 @@ def test_an_automatic_id_is_the_number_and_64_bits_as_16_digits():
     assert task_id(1, digits(2**64 - 1)) == "1-ffffffffffffffff"
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(min_size=1, max_size=20), INT64, INT64, st.integers(0, 2**64 - 1))
 def test_a_lease_id_finds_its_queue_and_its_task(queue, number, token, random_bits):
     made = lease_id(queue, number, token, digits(random_bits))
@@ -83,7 +83,7 @@ def test_a_lease_id_with_endless_numbers_is_refused_without_reading_them(digits)
         assert caught.value.code == "NOLEASE"
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**63 - 1))
 def test_the_draws_of_an_odd_seed_are_64_bits_and_all_differ(half):
     drawn = [nonce(2 * half + 1, draw) for draw in range(1000)]
@@ -91,7 +91,7 @@ def test_the_draws_of_an_odd_seed_are_64_bits_and_all_differ(half):
     assert all(0 <= one < 2**64 for one in drawn)
 
 
-@settings(derandomize=True, max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 2**64 - 1))
 def test_many_nonces_of_one_seed_all_differ_and_are_the_same_every_time(seed):
     text = nonces(seed, 1000).decode()

@@ -77,7 +77,7 @@ FORMS = pytest.mark.parametrize("writes_bytes", [True, False])
 
 
 @FORMS
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_what_is_noted_is_what_would_have_been_made(writes_bytes: bool, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -128,7 +128,7 @@ def test_a_part_is_a_value() -> None:
     noted.check()
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(NUMBERS, NUMBERS, NAMES)
 @example(999, 1000, "q")
 @example(1_000_000, 1_000_001_000, "q:1")

@@ -23,7 +23,7 @@ def same(order: Order[int], keys: list[int]) -> None:
     assert order.following(None, len(keys) + 1) == keys
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(STEPS)
 def test_it_is_a_sorted_list(steps: list[tuple[str, int]]) -> None:
     """Adds anywhere, removals anywhere, at the front, at the end; and a key that left comes back."""

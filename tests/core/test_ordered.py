@@ -41,7 +41,7 @@ def same(tree: Ordered, keys: list) -> None:
     assert tree.first() == (keys[0] if keys else None)
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CHANGES)
 def test_it_is_a_sorted_list_and_old_versions_stay_as_they_were(changes):
     tree, keys = EMPTY, []

@@ -161,7 +161,7 @@ class World:
         self.leases += [event.lease_id for event in decision.events if isinstance(event, Leased)]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(rng=RANDOMS, steps=st.integers(1, 60), cut=st.floats(0, 1))
 def test_any_commands_keep_every_invariant(rng: random.Random, steps: int, cut: float) -> None:
     world = World(rng)
@@ -177,7 +177,7 @@ def test_any_commands_keep_every_invariant(rng: random.Random, steps: int, cut: 
     assert times == sorted(times), "I15"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(rng=RANDOMS)
 def test_every_prefix_of_a_log_is_legal(rng: random.Random) -> None:
     """I11. In the middle of a batch a task may be between two events, and then has a way on."""
@@ -193,7 +193,7 @@ def test_every_prefix_of_a_log_is_legal(rng: random.Random) -> None:
             assert any(source == task.state for source, _ in TABLE)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(rng=RANDOMS)
 def test_workers_that_go_on_empty_any_queue(rng: random.Random) -> None:
     """L1 to L3: whatever happened before, with time and workers every task that is not dead gets leased and acked."""

@@ -65,7 +65,7 @@ def futures(pair: Pair, seed: int, steps: int) -> Sequence[AnyEvent]:
     return events
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(SEEDS)
 def test_every_version_of_a_tree_reads_as_the_oracle_says(seed: int) -> None:
     """A tree of futures, grown from versions in any order; then all of them are read in any order, twice."""
@@ -83,7 +83,7 @@ def test_every_version_of_a_tree_reads_as_the_oracle_says(seed: int) -> None:
             pair.check()
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_a_decision_on_an_old_version_is_that_of_a_fresh_one(seed: int) -> None:
     rng = random.Random(seed)
@@ -104,7 +104,7 @@ def test_a_decision_on_an_old_version_is_that_of_a_fresh_one(seed: int) -> None:
         assert outcomes[0] == outcomes[1]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_a_state_made_of_an_image_is_the_state(seed: int) -> None:
     world = World(random.Random(seed))
@@ -120,7 +120,7 @@ def test_a_state_made_of_an_image_is_the_state(seed: int) -> None:
     assert dump(state_of(image)) == was, "an image changed with the state that was made of it"
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_frozen_tasks_are_those_of_that_moment_whatever_happens_while_they_are_read(seed: int) -> None:
     """Read a few, go on, read a few more; sometimes back to an older version, and on from there."""

@@ -26,7 +26,7 @@ def a_log(payloads: list[tuple[bytes, int]]) -> bytes:
     return data
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**9), st.integers(1, 40), st.data())
 def test_every_prefix_of_a_random_log_recovers_to_a_legal_state(seed: int, count: int, data: st.DataObject) -> None:
     """I11, and I5: what was acked or deleted in the prefix is not there."""

@@ -28,7 +28,7 @@ from tests.journal.storekeeper import LOG_ID, T0_MS, Store, Workload, difference
 HEAD = Head(LOG_ID, 7, T0_MS, 99)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**9), st.integers(1, 60), st.integers(0, 40))
 def test_a_snapshot_and_the_tail_are_the_full_replay(seed: int, before: int, after: int) -> None:
     batches = random_batches(seed, before + after)

@@ -113,7 +113,7 @@ LEASE_PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(LEASE_PIECES, max_size=6))
 @example([b"jobs", b":", b"17", b":", b"3", b":", b"0123456789abcdef"])
 @example([b"", b":", b"1", b":", b"1", b":", b""])
