@@ -14,6 +14,7 @@ from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDU
 from moxy.core.order import Key, Order
 from moxy.core.packing import Entry, Held, can_be_packed, pack, unfold, unpack
 from moxy.core.policy import Policy
+from moxy.core.shelves import WIDTH, Shelves
 from moxy.core.tasks import PRIORITY_MAX, Image, Task, Totals
 
 MATURED: Final = 0
@@ -69,7 +70,6 @@ class Heart:
         "policy",
         "processing",
         "remembered",
-        "risen",
         "scheduled",
         "seq",
         "shadow",
@@ -94,13 +94,11 @@ class Heart:
         self.counts: list[int] = [0] * COUNTS
         """How often the rest happened. The three above happen all day, and an item of a list costs compiled code ten
         times an attribute."""
-        self.tasks: dict[int, Entry] = {}
+        self.tasks: Final = Shelves()
         """By number, in full or in short. Read single ones by `task`."""
         self.names: dict[str, int] = {}
         """By id, except those that tell the number themselves (`ids.tells_number`)."""
         self.pack_from = PACK_FROM
-        self.risen = True
-        """Whether the numbers in `tasks` came in rising order, as they do unless an event was undone."""
         self.shadow: dict[int, Entry | None] | None = None
         """While the tasks are frozen: what was there of those that changed since."""
         self.lanes: list[Order[int] | None] = [None] * (PRIORITY_MAX + 1)
@@ -275,7 +273,6 @@ class Heart:
             self.tasks[new.number] = new
             if old is None:
                 self.name_it(new.task_id, new.number)
-                self.risen = self.risen and new.number == self.next_number
             if new.place != new.number:
                 self.moved[new.place] = new.number
             self._join(new)
@@ -349,19 +346,14 @@ class Heart:
 
     def image(self) -> Image:
         """A copy that stays as it is. It copies a pointer a task, at once: see `frozen` for a long backlog."""
-        return self._image(tuple([unfold(number, entry) for number, entry in self.tasks.items()]))
+        return self._image(tuple([unfold(number, self.tasks[number]) for number in self.tasks]))
 
     def frozen(self) -> Image:
         """An image without a copy, valid until `shadow` is dropped: a thread can read its tasks bit by bit while the
         heart goes on changing. One at a time. (Remembered ids are copied.)"""
         assert self.shadow is None, "it is frozen already"
         self.shadow = {}
-        # Numbers rise, so nearly all in the range are there; else the list of those that are is the shorter one.
-        first = next(iter(self.tasks), self.next_number)
-        numbers: Iterable[int] = range(first, self.next_number)
-        if self.next_number - first > 4 * len(self.tasks) or not self.risen:
-            numbers = list(self.tasks)
-        return self._image(_FrozenTasks(self.tasks, self.shadow, numbers))
+        return self._image(_FrozenTasks(self.tasks, self.shadow, self.next_number))
 
     def _image(self, tasks: Iterable[Task]) -> Image:
         return Image(
@@ -387,19 +379,22 @@ class _FrozenTasks:
     from the heart counts only if nothing is noted afterwards.
     """
 
-    __slots__ = ("_numbers", "_shadow", "_tasks")
+    __slots__ = ("_end", "_firsts", "_shadow", "_tasks")
 
-    def __init__(self, tasks: dict[int, Entry], shadow: dict[int, Entry | None], numbers: Iterable[int]) -> None:
+    def __init__(self, tasks: Shelves, shadow: dict[int, Entry | None], end: int) -> None:
+        """`end` is the number of the next task: of those that come later nothing is noted."""
         self._tasks: Final = tasks
         self._shadow: Final = shadow
-        self._numbers: Final = numbers
+        self._firsts: Final = tasks.firsts()
+        self._end: Final = end
 
     def __iter__(self) -> Iterator[Task]:
-        for number in self._numbers:
-            entry = self._tasks.get(number)
-            entry = self._shadow.get(number, entry)
-            if entry is not None:
-                yield unfold(number, entry)
+        for first in self._firsts:
+            for number in range(first, min(first + WIDTH, self._end)):
+                entry = self._tasks.get(number)
+                entry = self._shadow.get(number, entry)
+                if entry is not None:
+                    yield unfold(number, entry)
 
 
 def _number(task: Task) -> int:

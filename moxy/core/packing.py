@@ -15,6 +15,9 @@ import msgspec
 from moxy.core.lifecycle import PROCESSING, READY
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Lease, Tally, Task
 
+_SMALL_BYTES: Final = 512
+"""CPython keeps objects up to that size close together (its `pymalloc`)."""
+
 FIRST_DELIVERY: Final = Tally(deliveries=1)
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -67,7 +70,9 @@ Entry: TypeAlias = Task | Fresh | Held | bytes
 
 def pack(task_id: bytes, payload: bytes, priority: int, enqueued_ms: int) -> bytes:
     """The packed form of a fresh task; its number is known by where it is kept."""
-    return _encoder.encode((task_id, payload, priority, enqueued_ms))
+    packed = _encoder.encode((task_id, payload, priority, enqueued_ms))
+    # The encoder cuts its result out of a block of 512 bytes or more; what is left of that is of no use to anybody.
+    return packed if len(packed) > _SMALL_BYTES else bytes(memoryview(packed))
 
 
 def unpack(packed: bytes) -> Fresh:

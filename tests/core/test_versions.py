@@ -156,7 +156,7 @@ def test_a_long_backlog_is_packed_and_every_way_in_finds_it() -> None:
     q.add("first", "5-chosen", "chosen")
     q.do(EnqueueMany("jobs", (b"x", b"y", b"z")))
     heart = q.state.heart()
-    assert [type(task) for task in heart.tasks.values()] == [Fresh, *[bytes] * 5], "reading unpacks nothing"
+    assert [type(heart.tasks[number]) for number in heart.tasks] == [Fresh, *[bytes] * 5], "reading unpacks nothing"
     assert sorted(heart.names) == ["5-chosen", "chosen", "first"]
     automatic = f"5-{0:016x}"
     assert (q.state.numbers["5-chosen"], q.state.numbers[automatic], q.state.numbers["chosen"]) == (2, 5, 3)

@@ -1,0 +1,91 @@
+"""Tasks by number, on shelves.
+
+Lives here: where a number is found. Must not: anything that knows what a task is made of.
+
+Numbers are given one after the other, so what waits has neighbours. In a dict each task would pay for a slot and for
+its number as an object, 84 bytes; a shelf pays for both once, 14 bytes a task when it is full. Alone on its shelf, as
+a dead letter among tasks that are done may be, a task pays 450.
+"""
+
+from collections.abc import Iterator
+from typing import Final, final
+
+from moxy.core.packing import Entry
+
+WIDTH: Final = 32
+_BITS: Final = 5
+_MASK: Final = WIDTH - 1
+
+
+@final
+class _Shelf:
+    """A place for each of `WIDTH` numbers, and how many are taken."""
+
+    __slots__ = ("count", "entries")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.entries: Final[list[Entry | None]] = [None] * WIDTH
+
+
+@final
+class Shelves:
+    """What a dict of number -> entry would be, always in rising order."""
+
+    __slots__ = ("_count", "_shelves")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._shelves: Final[dict[int, _Shelf]] = {}
+        """By the number over `WIDTH`; none is empty."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        """Numbers, rising. What happens meanwhile is not seen."""
+        numbers: list[int] = []
+        for first in self.firsts():
+            entries = self._shelves[first >> _BITS].entries
+            numbers += [first + at for at in range(WIDTH) if entries[at] is not None]
+        return iter(numbers)
+
+    def __contains__(self, number: int) -> bool:
+        return self.get(number) is not None
+
+    def __getitem__(self, number: int) -> Entry:
+        entry = self.get(number)
+        if entry is None:
+            raise KeyError(number)
+        return entry
+
+    def get(self, number: int) -> Entry | None:
+        """What is there, or None."""
+        shelf = self._shelves.get(number >> _BITS)
+        return None if shelf is None else shelf.entries[number & _MASK]
+
+    def __setitem__(self, number: int, entry: Entry) -> None:
+        shelf = self._shelves.get(number >> _BITS)
+        if shelf is None:
+            shelf = self._shelves[number >> _BITS] = _Shelf()
+        entries, place = shelf.entries, number & _MASK
+        if entries[place] is None:
+            shelf.count += 1
+            self._count += 1
+        entries[place] = entry
+
+    def __delitem__(self, number: int) -> None:
+        shelf = self._shelves[number >> _BITS]
+        if shelf.entries[number & _MASK] is None:
+            raise KeyError(number)
+        self._count -= 1
+        if shelf.count == 1:
+            del self._shelves[number >> _BITS]
+        else:
+            shelf.count -= 1
+            shelf.entries[number & _MASK] = None
+
+    def firsts(self) -> list[int]:
+        """The first number of each shelf, rising: whether it is taken or not, any that is there is less than `WIDTH`
+        above one of these."""
+        return [shelf << _BITS for shelf in sorted(self._shelves)]
