@@ -39,24 +39,26 @@ class Turn:
     """What a turn came to: the requests that have their outcome now, and what happened, committed; or why the log
     refused it, and nothing of it happened."""
 
-    __slots__ = ("_events", "_settled", "answered", "refused")
+    __slots__ = ("answered", "decided", "refused", "settled")
 
     def __init__(
         self,
         answered: list[Request],
         settled: Sequence[Written],
-        events: list[AnyEvent],
+        decided: list[AnyEvent],
         refused: Refused | None = None,
     ) -> None:
         self.answered: Final = answered
-        self._settled: Final = settled
-        self._events: Final = events
+        self.settled: Final = settled
+        """What plain commands did before the turn: Enqueued, Leased and Acked, nothing else."""
+        self.decided: Final = decided
+        """What happened after that, on the usual way."""
         self.refused: Final = refused
 
     @property
     def events(self) -> list[AnyEvent]:
         """All events of the turn, in their order. They are made for whoever asks: a busy server has nobody who does."""
-        return [*(event for written in self._settled for event in written.events()), *self._events]
+        return [*(event for written in self.settled for event in written.events()), *self.decided]
 
 
 @final

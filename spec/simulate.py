@@ -115,7 +115,7 @@ class World:
         backend = DurableBackend(
             self.memory, journal, clock, self.durability, 400, None, None, self._say, self.sync_here_events_max
         )
-        self.server = Server(backend, clock, self._say, [self._heard])
+        self.server = Server(backend, clock, self._say, [lambda turn: self._heard(turn.events)])
         self.states = dict(recovered.states)
         bound = [
             task.lease.lease_id

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "requests": ("core", "backends.base"),
     "service": ("core", "backends.base", "requests"),
     "server": ("core", "wire", "requests", "service", "backends.base"),
-    "observe": ("core",),
+    "observe": ("core", "requests"),
     "sources": (),
     "replay": ("core",),
     "config": ("core", "backends.durable", "backends.redis", "server.doors"),

@@ -8,18 +8,18 @@ What a client sends stays inside a JSON string, so one line is always one object
 
 import logging
 import sys
-from collections.abc import Sequence
 from typing import Final, Literal, TextIO, final
 
 import msgspec
 import structlog
 
 from moxy.core.events import AnyEvent, DeadLettered, Expired, Failed
+from moxy.requests import Turn
 
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _NOTABLE: Final = frozenset((Expired, DeadLettered, Failed))
-"""By class: a look-up per event is all that the hot path pays."""
+"""By class: a look-up is quicker than `isinstance`. Nothing that a plain command does is among them."""
 
 Format = Literal["json", "console"]
 
@@ -59,10 +59,11 @@ class EventLog:
         self._all: Final = LEVELS[level] <= logging.DEBUG
         self._notable: Final = LEVELS[level] <= logging.INFO
 
-    def __call__(self, events: Sequence[AnyEvent]) -> None:
+    def __call__(self, turn: Turn) -> None:
+        """Of what plain commands did nothing is notable: at info those events are not even made."""
         if not self._notable:
             return
-        for event in events:
+        for event in turn.events if self._all else turn.decided:
             if type(event) in _NOTABLE:
                 self._logger.info(_name(event), **_fields(event))
             elif self._all:

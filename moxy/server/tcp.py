@@ -10,11 +10,10 @@ A turn that waits for nothing is run where it is wanted, without a task or a fut
 
 import asyncio
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Final, Protocol, cast, final
 
 from moxy.backends.base import Backend, Clock
-from moxy.core.events import AnyEvent
 from moxy.requests import Client, Turn
 from moxy.server.connection import HELD_BACK_BYTES_MAX, Connection
 from moxy.server.doors import Form, keep_alive, listen, open_door
@@ -37,7 +36,7 @@ class Journalist(Protocol):
         """Say that `event` happened."""
 
 
-Observer = Callable[[Sequence[AnyEvent]], None]
+Observer = Callable[[Turn], None]
 
 
 @final
@@ -240,7 +239,7 @@ class Server:
             self._greetings.blocked = self.service.blocked
             self._reply(turn)
             for observe in self._observers:
-                observe(turn.events)
+                observe(turn)
             unseen, self._unseen = self._unseen, []
             for link in unseen:
                 if not is_last:  # else it would be carried out, and nobody told

@@ -2,8 +2,10 @@
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from moxy.core.events import (
@@ -26,8 +28,10 @@ from moxy.core.events import (
     Released,
     Requeued,
 )
+from moxy.core.notes import Written
 from moxy.core.policy import Policy
 from moxy.observe.logs import LEVELS, EventLog, configure
+from moxy.requests import Turn
 
 LEASE = "jobs:7:3:00000000000000aa"
 SECRET = b"PAYLOAD-BYTES"
@@ -67,9 +71,9 @@ NASTY = [
 ]
 
 
-def raw(events: list[AnyEvent], level: str = "debug", log_format: Any = "json") -> str:
+def raw(events: list[AnyEvent], level: str = "debug", log_format: Any = "json", plain: Sequence[Written] = ()) -> str:
     stream = io.StringIO()
-    EventLog(configure(level, log_format, stream), level)(events)
+    EventLog(configure(level, log_format, stream), level)(Turn([], plain, events))
     return stream.getvalue()
 
 
@@ -99,6 +103,16 @@ def test_expired_dead_lettered_and_failed_are_at_info_and_all_else_at_debug() ->
 
 def test_at_info_only_the_notable_are_told() -> None:
     assert [line["event"] for line in lines(EVENTS, "info")] == ["task.Expired", "task.Failed", "task.DeadLettered"]
+
+
+def test_what_plain_commands_did_is_made_for_debug_alone() -> None:
+    """It is thousands of events a turn, and none of them is notable."""
+    plain = [Written("jobs", 3, b"", EVENTS[:1])]
+    assert "Enqueued" in raw([], "debug", plain=plain)
+    unreadable = [Written("jobs", 3, b"\xff", [])]
+    assert "task.Failed" in raw(EVENTS, "info", plain=unreadable)
+    with pytest.raises(msgspec.DecodeError):
+        raw(EVENTS, "debug", plain=unreadable)
 
 
 @pytest.mark.parametrize("level", ["warning", "error"])

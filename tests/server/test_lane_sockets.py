@@ -571,7 +571,7 @@ def test_options_and_small_letters_mean_what_they_always_did(moxy: House, other:
 
 def test_counts_events_and_totals_know_plain_commands() -> None:
     heard: list[AnyEvent] = []
-    with serving(observers=[heard.extend]) as house, house.client() as client:
+    with serving(observers=[lambda turn: heard.extend(turn.events)]) as house, house.client() as client:
         client("CLIENT", "SETNAME", "worker-a")
         client(*ENQUEUE)
         counted = int(server_info(client)["total_commands_processed"])
