@@ -391,7 +391,7 @@ class _FrozenTasks:
     def __iter__(self) -> Iterator[Task]:
         for first in self._firsts:
             for number in range(first, min(first + WIDTH, self._end)):
-                entry = self._tasks.get(number)
+                entry = self._tasks.read(number)
                 entry = self._shadow.get(number, entry)
                 if entry is not None:
                     yield unfold(number, entry)

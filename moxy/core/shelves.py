@@ -10,11 +10,15 @@ a dead letter among tasks that are done may be, a task pays 450.
 from collections.abc import Iterator
 from typing import Final, final
 
+from mypy_extensions import i64
+
 from moxy.core.packing import Entry
 
 WIDTH: Final = 32
+NUMBER_MAX: Final = (1 << 62) - 1
 _BITS: Final = 5
 _MASK: Final = WIDTH - 1
+_NOWHERE: Final = -1
 
 
 @final
@@ -24,20 +28,24 @@ class _Shelf:
     __slots__ = ("count", "entries")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: i64 = 0
         self.entries: Final[list[Entry | None]] = [None] * WIDTH
 
 
 @final
 class Shelves:
-    """What a dict of number -> entry would be, always in rising order."""
+    """What a dict of number -> entry would be, always in rising order. Numbers are 0 to `NUMBER_MAX`; others can be
+    asked for, and are not there."""
 
-    __slots__ = ("_count", "_shelves")
+    __slots__ = ("_count", "_near", "_near_key", "_shelves")
 
     def __init__(self) -> None:
         self._count = 0
         self._shelves: Final[dict[int, _Shelf]] = {}
         """By the number over `WIDTH`; none is empty."""
+        self._near_key: i64 = _NOWHERE
+        self._near = _Shelf()
+        """The one that was used last. The next number is mostly on the same."""
 
     def __len__(self) -> int:
         return self._count
@@ -61,29 +69,49 @@ class Shelves:
 
     def get(self, number: int) -> Entry | None:
         """What is there, or None."""
+        if not 0 <= number <= NUMBER_MAX:
+            return None
+        at: i64 = number
+        shelf = self._shelf(at >> _BITS)
+        return None if shelf is None else shelf.entries[at & _MASK]
+
+    def read(self, number: int) -> Entry | None:
+        """`get` for another thread: it notes nothing."""
         shelf = self._shelves.get(number >> _BITS)
         return None if shelf is None else shelf.entries[number & _MASK]
 
     def __setitem__(self, number: int, entry: Entry) -> None:
-        shelf = self._shelves.get(number >> _BITS)
+        at: i64 = number
+        key = at >> _BITS
+        shelf = self._shelf(key)
         if shelf is None:
-            shelf = self._shelves[number >> _BITS] = _Shelf()
-        entries, place = shelf.entries, number & _MASK
+            shelf = self._shelves[key] = _Shelf()
+        entries, place = shelf.entries, at & _MASK
         if entries[place] is None:
             shelf.count += 1
             self._count += 1
         entries[place] = entry
 
     def __delitem__(self, number: int) -> None:
-        shelf = self._shelves[number >> _BITS]
-        if shelf.entries[number & _MASK] is None:
+        at: i64 = number
+        key = at >> _BITS
+        shelf = self._shelf(key)
+        if shelf is None or shelf.entries[at & _MASK] is None:
             raise KeyError(number)
         self._count -= 1
-        if shelf.count == 1:
-            del self._shelves[number >> _BITS]
-        else:
-            shelf.count -= 1
-            shelf.entries[number & _MASK] = None
+        shelf.count -= 1
+        shelf.entries[at & _MASK] = None
+        if not shelf.count:
+            del self._shelves[key]
+            self._near_key = _NOWHERE
+
+    def _shelf(self, key: i64) -> _Shelf | None:
+        if key == self._near_key:
+            return self._near
+        shelf = self._shelves.get(key)
+        if shelf is not None:
+            self._near_key, self._near = key, shelf
+        return shelf
 
     def firsts(self) -> list[int]:
         """The first number of each shelf, rising: whether it is taken or not, any that is there is less than `WIDTH`

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moxy.core.shelves import WIDTH, Shelves
+from moxy.core.shelves import NUMBER_MAX, WIDTH, Shelves
 from tests.forms import needs_source
 
-NUMBERS = st.one_of(st.integers(1, 3 * WIDTH), st.integers(0, 2**70))
+NUMBERS = st.one_of(st.integers(0, 3 * WIDTH), st.integers(0, NUMBER_MAX))
 STEPS = st.lists(st.tuples(st.sampled_from("pppdg"), NUMBERS), max_size=200)
 
 
@@ -21,6 +21,7 @@ STEPS = st.lists(st.tuples(st.sampled_from("pppdg"), NUMBERS), max_size=200)
 def test_they_are_a_dict_in_rising_order(steps: list[tuple[str, int]]) -> None:
     shelves, twin = Shelves(), dict[int, bytes]()
     for at, (what, number) in enumerate(steps):
+        assert shelves.read(number) == twin.get(number)
         if what == "p":
             shelves[number] = twin[number] = b"%d" % at
         elif what == "g" or number not in twin:
@@ -45,6 +46,16 @@ def test_what_is_not_there_cannot_be_read_or_taken(beside: int) -> None:
         del shelves[beside]
     assert list(shelves) == [1]
     assert len(shelves) == 1
+
+
+@pytest.mark.parametrize("number", [-1, -33, NUMBER_MAX + 1, 2**64, 2**70])
+def test_any_number_can_be_asked_for(number: int) -> None:
+    """Clients send what they like, as part of an id."""
+    shelves = Shelves()
+    assert shelves.get(number) is None
+    shelves[0] = shelves[NUMBER_MAX] = b"x"
+    assert shelves.get(number) is None
+    assert number not in shelves
 
 
 def test_what_happens_while_somebody_goes_through_them_is_not_seen() -> None:
