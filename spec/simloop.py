@@ -73,6 +73,13 @@ class SimLoop(asyncio.SelectorEventLoop):
         self.call_later(self.executor_delay_s(), work)
         return future
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """A callback that fails ends the run. asyncio would write a line and go on, past a fault of what is simulated
+        as well as past whoever wants to interrupt it."""
+        if "handle" in context and "exception" in context:
+            raise context["exception"]
+        super().call_exception_handler(context)
+
     def crash(self) -> None:
         """Whatever threads were about to do will not be done."""
         self.generation += 1
