@@ -14,7 +14,7 @@ from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDU
 from moxy.core.order import Key, Order
 from moxy.core.packing import Entry, Held, can_be_packed, pack, unfold, unpack
 from moxy.core.policy import Policy
-from moxy.core.shelves import WIDTH, Shelves
+from moxy.core.shelves import NUMBER_MAX, WIDTH, Shelves
 from moxy.core.tasks import PRIORITY_MAX, Image, Task, Totals
 
 MATURED: Final = 0
@@ -350,7 +350,8 @@ class Heart:
 
     def frozen(self) -> Image:
         """An image without a copy, valid until `shadow` is dropped: a thread can read its tasks bit by bit while the
-        heart goes on changing. One at a time. (Remembered ids are copied.)"""
+        heart goes on changing. One at a time. (Remembered ids are copied, and a number for each shelf.) Nobody may go
+        back to before the state that was frozen, and enqueue there: of new tasks nothing is noted."""
         assert self.shadow is None, "it is frozen already"
         self.shadow = {}
         return self._image(_FrozenTasks(self.tasks, self.shadow, self.next_number))
@@ -389,7 +390,7 @@ class _FrozenTasks:
         self._end: Final = end
 
     def __iter__(self) -> Iterator[Task]:
-        for first in self._firsts:
+        for first in sorted(self._firsts):
             for number in range(first, min(first + WIDTH, self._end)):
                 entry = self._tasks.read(number)
                 entry = self._shadow.get(number, entry)
@@ -404,7 +405,7 @@ def _number(task: Task) -> int:
 def heart_of(image: Image) -> Heart:
     """The structures of a queue, made in one go from what cannot be derived.
 
-    Raises ValueError for a task in no state that can be kept, or two of one number or name.
+    Raises ValueError for a task in no state that can be kept, a number that none has, or two of one number or name.
     """
     h = Heart(image.name, image.policy)
     h.seq, h.at_ms, h.born_ms, h.paused = image.seq, image.at_ms, image.born_ms, image.paused
@@ -427,6 +428,8 @@ def heart_of(image: Image) -> Heart:
     ttls: list[Key] = []
     for task in sorted(image.tasks, key=_number):
         state, number = task.state, task.number
+        if not 0 <= number <= NUMBER_MAX:
+            raise ValueError(f"task {task.task_id!r} has the number {number}")
         if (task.lease is not None) != (state == PROCESSING) or (task.death is not None) != (state == DEAD):
             raise ValueError(f"task {task.task_id!r} is {state}, its lease {task.lease} and its death {task.death}")
         if state == READY:

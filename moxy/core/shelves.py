@@ -18,7 +18,7 @@ WIDTH: Final = 32
 NUMBER_MAX: Final = (1 << 62) - 1
 _BITS: Final = 5
 _MASK: Final = WIDTH - 1
-_NOWHERE: Final = -1
+_NOWHERE: Final = -1 << 61
 
 
 @final
@@ -32,6 +32,9 @@ class _Shelf:
         self.entries: Final[list[Entry | None]] = [None] * WIDTH
 
 
+_NO_SHELF: Final = _Shelf()
+
+
 @final
 class Shelves:
     """What a dict of number -> entry would be, always in rising order. Numbers are 0 to `NUMBER_MAX`; others can be
@@ -42,9 +45,9 @@ class Shelves:
     def __init__(self) -> None:
         self._count = 0
         self._shelves: Final[dict[int, _Shelf]] = {}
-        """By the number over `WIDTH`; none is empty."""
+        """By the number over `WIDTH`. None is empty, except for the nearest perhaps."""
         self._near_key: i64 = _NOWHERE
-        self._near = _Shelf()
+        self._near = _NO_SHELF
         """The one that was used last. The next number is mostly on the same."""
 
     def __len__(self) -> int:
@@ -53,7 +56,7 @@ class Shelves:
     def __iter__(self) -> Iterator[int]:
         """Numbers, rising. What happens meanwhile is not seen."""
         numbers: list[int] = []
-        for first in self.firsts():
+        for first in sorted(self.firsts()):
             entries = self._shelves[first >> _BITS].entries
             numbers += [first + at for at in range(WIDTH) if entries[at] is not None]
         return iter(numbers)
@@ -86,6 +89,7 @@ class Shelves:
         shelf = self._shelf(key)
         if shelf is None:
             shelf = self._shelves[key] = _Shelf()
+            self._turn_to(key, shelf)
         entries, place = shelf.entries, at & _MASK
         if entries[place] is None:
             shelf.count += 1
@@ -101,19 +105,23 @@ class Shelves:
         self._count -= 1
         shelf.count -= 1
         shelf.entries[at & _MASK] = None
-        if not shelf.count:
-            del self._shelves[key]
-            self._near_key = _NOWHERE
 
     def _shelf(self, key: i64) -> _Shelf | None:
         if key == self._near_key:
             return self._near
         shelf = self._shelves.get(key)
         if shelf is not None:
-            self._near_key, self._near = key, shelf
+            self._turn_to(key, shelf)
         return shelf
 
+    def _turn_to(self, key: i64, shelf: _Shelf) -> None:
+        """This one is the nearest now. Only here is an empty one let go of: in a queue whose workers keep up, each task
+        leaves its shelf empty, and the next one is on the same."""
+        if not self._near.count and self._near_key != _NOWHERE:
+            del self._shelves[self._near_key]
+        self._near_key, self._near = key, shelf
+
     def firsts(self) -> list[int]:
-        """The first number of each shelf, rising: whether it is taken or not, any that is there is less than `WIDTH`
-        above one of these."""
-        return [shelf << _BITS for shelf in sorted(self._shelves)]
+        """The first number of each shelf, in no order: whether it is taken or not, any that is there is less than
+        `WIDTH` above one of these."""
+        return [shelf << _BITS for shelf in self._shelves]

@@ -1,7 +1,7 @@
 """Structured logs: what happened, one JSON object a line on stderr, for machines first.
 
 Lives here: how events and the server's own news become log lines. Must not: payload bytes in a line, ever; or a line
-per command on the hot path, which `is_quiet` spares.
+per command on the hot path, which only `debug` makes.
 
 What a client sends stays inside a JSON string, so one line is always one object.
 """

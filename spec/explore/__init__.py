@@ -8,7 +8,7 @@ imports only the core.
 `scopes` are what is explored, `worlds` what can happen in one, `judging` what must hold, `search` the exploration and
 the liveness of its graph, `telling` the report.
 
-    python -m spec.explore [--scope NAME] [--deep]
+    python -m spec.explore [--scope NAME] [--deep] [--jobs N]
 
 Words. A *move* is one command (a closing connection: one release for each lease bound to it) or one millisecond that
 passes. Two worlds are the same *state* when `reduced` says so. An *edge* is a distinct triple (state, name of the

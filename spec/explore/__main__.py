@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import Pool
 from typing import Final
 
 from spec.explore.scopes import SCOPES
@@ -25,14 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--deep", action="store_true", help="the deep scopes too: at least a million states")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="so many scopes at a time")
     options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error("--jobs is 1 or more")
     write = sys.stdout.write
     chosen = options.scope or [name for name, scope in SCOPES.items() if options.deep or not scope.deep]
     write(_ROW.format("scope", "states", "edges", "depth", "seconds", "what"))
-    pool = ProcessPoolExecutor(min(options.jobs, len(chosen)))
-    try:
-        return _tell(pool.map(_explored, chosen), write)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    jobs = min(options.jobs, len(chosen))
+    if jobs <= 1:
+        return _tell(map(_explored, chosen), write)
+    with Pool(jobs) as pool:  # at its end, whatever the reason, the processes end, too
+        return _tell(pool.imap(_explored, chosen), write)
 
 
 def _explored(name: str) -> Report:
@@ -48,6 +50,7 @@ def _tell(reports: Iterable[Report], write: Callable[[str], object]) -> int:
         sys.stdout.flush()
         if report.violation:
             write(f"\n{report.violation}\n")
+            sys.stdout.flush()
             return 1
     write("no violation\n")
     return 0

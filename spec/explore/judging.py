@@ -281,13 +281,13 @@ def _probes(world: World) -> Iterator[tuple[Command, str]]:
 
 
 def judge_image(world: World) -> None:
-    """I11: what a snapshot keeps of a state makes the same state. Raises Broken."""
+    """I10: what a snapshot keeps of a state makes the same state. Raises Broken."""
     try:
         fields = different(world.state, world.still)
     except ValueError as error:
-        raise Broken(f"I11: no state can be made of what a snapshot keeps: {error}") from error
+        raise Broken(f"I10: no state can be made of what a snapshot keeps: {error}") from error
     if fields:
-        raise Broken(f"I11: what a snapshot keeps makes another state: {', '.join(fields)} differ")
+        raise Broken(f"I10: what a snapshot keeps makes another state: {', '.join(fields)} differ")
 
 
 def probe(world: World, decide: Decide) -> None:

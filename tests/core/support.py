@@ -87,7 +87,9 @@ def heart_like(truth: Persistent) -> Heart:
         setattr(h, field, getattr(truth, field))
     h.enqueued, matured, h.leased, extended, h.acked, *rest = msgspec.structs.astuple(truth.totals)
     h.counts = [matured, extended, *rest]
-    h.tasks, h.names, h.remembered = dict(truth.tasks), dict(truth.numbers), dict(truth.remembered)
+    for number, task in truth.tasks.items():
+        h.tasks[number] = task
+    h.names, h.remembered = dict(truth.numbers), dict(truth.remembered)
     for rank, place, number in truth.ready:
         h.lane(PRIORITY_MAX - rank).add(place)
         if place != number:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from moxy.requests import Request
+from tests.forms import needs_source
 from tests.server.support import (
     MIB,
     Client,
@@ -360,6 +361,7 @@ def test_what_arrived_before_the_signal_is_answered(number: signal.Signals) -> N
         assert server.end() == (0, b"")
 
 
+@needs_source
 def test_what_arrives_together_with_the_stop_is_answered(moxy: House) -> None:
     with moxy.client() as client:
         assert client("PING") == Status("PONG")

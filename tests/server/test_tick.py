@@ -64,6 +64,7 @@ def test_a_turn_that_waits_for_nothing_needs_no_task(moxy: House) -> None:
         assert tasks.count == 0
 
 
+@needs_source
 def test_a_turn_that_waits_goes_on_in_a_task_and_what_comes_meanwhile_is_the_next(loop: str) -> None:
     with serving(loop=loop, slow_commits=True) as house, house.client() as first, house.client() as second:
         tasks = Tasks(house)
@@ -199,6 +200,7 @@ def test_what_a_waiting_turn_waits_for_may_fail(loop: str) -> None:
         assert caught[0] == "late"
 
 
+@needs_source
 def test_many_clients_are_served_by_few_turns(moxy: House, form: Form) -> None:
     """The loop is kept busy until all have spoken; the tick then has everything in one turn."""
     clients = [moxy.client() for _ in range(40)]
@@ -365,6 +367,7 @@ def test_without_descriptors_those_who_are_here_are_served_and_the_others_later(
         assert server.end()[0] == 0
 
 
+@needs_source
 def test_a_bug_in_serving_one_client_costs_only_its_connection(moxy: House, form: Form) -> None:
     if form == "asyncio":
         pytest.skip("there the loop sees to it")

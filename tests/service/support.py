@@ -197,11 +197,7 @@ class World:
     def leftovers(self) -> dict[str, int]:
         """Everything that the service still keeps, after a turn in which nothing happened."""
         self.turn()
-        return {name: len(part) for name, part in self.parts().items() if hasattr(part, "__len__") and len(part)}
-
-    def parts(self) -> dict[str, Any]:
-        """What the service is made of. Compiled, it has no `__dict__`."""
-        return {name: getattr(self.service, name) for name in dir(self.service) if not name.startswith("__")}
+        return {name: len(part) for name, part in parts(self.service).items() if hasattr(part, "__len__") and len(part)}
 
 
 def answer(request: Request) -> Any:

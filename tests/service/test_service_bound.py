@@ -4,6 +4,7 @@ import pytest
 
 from moxy.core.commands import Configure, Enqueue, EnqueueMany, Show
 from moxy.core.events import Acked, DeadLettered, Released
+from tests.forms import parts
 from tests.service.support import (
     NONCE,
     FakeClient,
@@ -175,7 +176,7 @@ def test_a_worker_that_stays_and_acks_keeps_nothing_in_the_service() -> None:
         (task,) = w.say(Enqueue("jobs", b"%d" % i), fetch("jobs", bound=True), by=worker)
         w.say(ack(task), by=worker)
     w.turn()
-    assert sum(deep_size(part) for part in w.parts().values()) <= 1
+    assert sum(deep_size(part) for part in parts(w.service).values()) <= 1
     w.leave(worker)
     assert w.leftovers() == {}
 

@@ -356,7 +356,7 @@ def test_a_snapshot_that_forgets_something_is_found(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(worlds_module, "state_of", lambda image: state_of(replace(image, last_token=0)))
     violation = explore.explore(SCOPES["plain"]).violation
     assert violation is not None
-    assert violation.sentence == "I11: what a snapshot keeps makes another state: last_token differ"
+    assert violation.sentence == "I10: what a snapshot keeps makes another state: last_token differ"
     assert violation.moves == 2
 
 
@@ -367,7 +367,7 @@ def test_a_state_that_a_snapshot_cannot_keep_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(worlds_module, "state_of", twice)
     violation = explore.explore(SCOPES["plain"]).violation
     assert violation is not None
-    assert violation.sentence.startswith("I11: no state can be made of what a snapshot keeps: task ")
+    assert violation.sentence.startswith("I10: no state can be made of what a snapshot keeps: task ")
 
 
 # The command line
@@ -378,6 +378,20 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "507       1708     13" in out
     assert out.endswith("no violation\n")
+
+
+def test_all_scopes_beside_each_other_are_told_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--scope", "own options", "--scope", "dedup", "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("own options") < out.index("dedup ")
+    assert out.endswith("no violation\n")
+
+
+def test_no_jobs_are_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--jobs", "0"])
+    assert ended.value.code == 2
+    assert "--jobs is 1 or more" in capsys.readouterr().err
 
 
 @needs_source
