@@ -1,10 +1,12 @@
 """`python -m tests.server.broken FAULT serve ...`: the real server with one fault planted in it.
 
 Lives here: what the checkers of this folder must find. Must not: be imported by a test, since it changes moxy itself.
-`volatile` is no fault but a disk whose cache does not survive: what was not synced is lost with the process, so that a
-kill is a power cut.
+`volatile` and `sync_fails` are no faults of moxy but a disk whose cache does not survive: what was not synced is lost
+with the process, so that a kill is a power cut.
 """
 
+import errno
+import itertools
 import sys
 from collections.abc import Callable
 
@@ -42,6 +44,19 @@ def volatile() -> None:
         close(file)
 
     OsFile.write, OsFile.sync, OsFile.close = keep, through, forget  # type: ignore[method-assign]
+
+
+def sync_fails() -> None:
+    """The four hundredth, and what it was to make durable is lost with the process."""
+    volatile()
+    sync, numbers = OsFile.sync, itertools.count(1)
+
+    def fail(file: OsFile) -> None:
+        if next(numbers) == 400:
+            raise OSError(errno.EIO, "planted")
+        sync(file)
+
+    OsFile.sync = fail  # type: ignore[method-assign]
 
 
 def reply_before_fsync() -> None:
@@ -115,6 +130,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     fault.__name__: fault
     for fault in (
         volatile,
+        sync_fails,
         reply_before_fsync,
         ack_ignores_its_lease,
         resurrection,

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -196,5 +196,9 @@ def check_books(client: Client, left: dict[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def crew_pool(clients: int) -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(clients, get_context("spawn")) as pool:
+    """So many processes, all there from the first load on."""
+    context = get_context("spawn")
+    everybody = context.Barrier(clients)
+    with ProcessPoolExecutor(clients, context, everybody.wait) as pool:
+        wait([pool.submit(int) for _ in range(clients)])
         yield pool
