@@ -70,6 +70,13 @@ async def served(link: Link, *calls: Call) -> list[object]:
                 return replies
 
 
+async def until_kept_back(link: Link, batch: "asyncio.Future[list[object]]") -> None:
+    """Until Redis has turned the batch away once, and it waits for a better moment."""
+    while not (link.in_trouble or batch.done()):
+        await asyncio.sleep(0)
+    assert not batch.done()
+
+
 class Cutter:
     """A way to a server that can be cut, also while an answer is under way."""
 
@@ -81,6 +88,8 @@ class Cutter:
         """How many more lines of replies get through before the connection is cut, once; None: all."""
         self.takes_more = True
         """Whether anybody who comes is joined to the server; else the door is shut in his face."""
+        self.asked = asyncio.Event()
+        """Set when something is on its way to the server."""
 
     async def on_visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Join a visitor to the server until one of them leaves, or the cut."""
@@ -108,6 +117,7 @@ class Cutter:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while some := await reader.read(65536):
             writer.write(some)
+            self.asked.set()
 
     async def cut(self) -> None:
         """Cut all connections now."""

@@ -9,10 +9,23 @@ import pytest
 from moxy.backends.redis.address import parse_redis_address
 from moxy.backends.redis.dial import first
 from moxy.backends.redis.errors import Missed, Unreachable
+from moxy.backends.redis.link import Call
 from moxy.backends.redis.node import Node
 from moxy.backends.redis.routes import Cluster as ClusterRoute
 from moxy.core.errors import Refused
-from tests.redis.links import NOTHING, SCRIPTS, linked, new_queue, push, read, run, served, text_of
+from tests.redis.links import (
+    NOTHING,
+    PUSH,
+    SCRIPTS,
+    linked,
+    new_queue,
+    push,
+    read,
+    run,
+    served,
+    text_of,
+    until_kept_back,
+)
 from tests.redis.support import Cluster, Server, Watched, until, watching
 
 # Cluster
@@ -94,7 +107,7 @@ def test_a_queue_that_is_on_the_move_waits_or_is_refused(cluster: Cluster) -> No
             assert text_of(refused) == f"Redis Cluster is moving this queue to another node: {NOTHING}"
             assert impatient.in_trouble
             batch = asyncio.ensure_future(patient.run([push(queue, "d", more="more"), push(queue, "e", more="more")]))
-            await asyncio.sleep(0)
+            await until_kept_back(patient, batch)
             cluster.move_keys(source, target, key)
             assert await batch == [3, 4], "all keys are there: the redirection for this once is followed"
             assert await impatient.run([read(queue)]) == [[b"a", b"b", b"d", b"e"]]
@@ -131,16 +144,18 @@ def test_a_call_is_not_sent_again_once_a_later_one_of_its_queue_has_run(cluster:
 
 def test_queues_of_one_slot_do_not_wait_for_each_other_when_the_slot_moves(cluster: Cluster) -> None:
     async def story() -> None:
-        # A hash tag inside the name of the list puts two queues into one slot.
+        # The hash tag of one in the key of the other puts both into one slot.
         queue = new_queue()
         key = f"{{{queue}}}:list"
+        neighbour = Call(PUSH, new_queue(), [f"{{{queue}}}:neighbour"], ["x"], False)
         source, target = cluster.owner(key), cluster.other(key)
         async with linked(cluster.address) as link:
-            await link.run([push(queue, "a")])
+            assert await link.run([push(queue, "a"), neighbour]) == [1, 1]
             cluster.begin_move(key, target)
             cluster.move_keys(source, target, key)
             try:
-                assert await link.run([push(queue, "b"), push(queue, "c"), read(queue)]) == [2, 3, [b"a", b"b", b"c"]]
+                calls = [push(queue, "b"), push(queue, "c"), read(queue), neighbour]
+                assert await link.run(calls) == [2, 3, [b"a", b"b", b"c"], 2], "the last has run when the others go on"
             finally:
                 cluster.end_move(key, source, target)
 
@@ -203,6 +218,7 @@ def test_of_those_asked_at_once_the_others_are_forgotten_without_a_word() -> Non
             return 7
 
         assert await first([fails(), answers(), fails(), asyncio.sleep(3600, 8)]) == 7
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody goes on asking"
         with pytest.raises(Missed, match="away"):
             await first([fails(), fails()])
         gc.collect()
