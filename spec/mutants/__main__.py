@@ -94,7 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.all:
         return (
             1
-            if table(list(MUTANTS.values()), sound_checkers(checkers, write), options.every, options.jobs, write)
+            if table(
+                list(MUTANTS.values()),
+                sound_checkers(checkers, write, options.jobs),
+                options.every,
+                options.jobs,
+                write,
+            )
             else 0
         )
     if not options.name:

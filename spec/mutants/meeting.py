@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +127,12 @@ def try_mutant(mutant: Mutant, checkers: Iterable[str], every: bool = False) -> 
     return verdicts
 
 
-def sound_checkers(names: Iterable[str], tell: Callable[[str], object] = str) -> list[str]:
+def sound_checkers(names: Iterable[str], tell: Callable[[str], object] = str, jobs: int = 1) -> list[str]:
     """Those that see nothing where nothing is, in a copy without a fault."""
     sound: list[str] = []
-    with planted(None) as copy:
-        for name in names:
-            verdict = judge(CHECKERS[name], copy)
+    with planted(None) as copy, ThreadPoolExecutor(jobs) as pool:
+        known = list(names)
+        for name, verdict in zip(known, pool.map(lambda name: judge(CHECKERS[name], copy), known), strict=True):
             if verdict.reason:
                 tell(f"{name} is red without any fault, and is left out: {verdict.gist}\n")
             else:
