@@ -64,7 +64,6 @@ def test_a_turn_that_waits_for_nothing_needs_no_task(moxy: House) -> None:
         assert tasks.count == 0
 
 
-@needs_source
 def test_a_turn_that_waits_goes_on_in_a_task_and_what_comes_meanwhile_is_the_next(loop: str) -> None:
     with serving(loop=loop, slow_commits=True) as house, house.client() as first, house.client() as second:
         tasks = Tasks(house)
@@ -74,6 +73,7 @@ def test_a_turn_that_waits_goes_on_in_a_task_and_what_comes_meanwhile_is_the_nex
         assert second.map("MOXY.STATS", "jobs")["ready"] == 50
 
 
+@needs_source
 def test_turns_never_overlap(loop: str) -> None:
     with serving(loop=loop, slow_commits=True) as house:
         under_way = most = 0
