@@ -62,7 +62,7 @@ CHECKERS: Final[dict[str, Checker]] = {
         "lock-step with the reference model: core, service, connection, log", ("-c", _LOCKSTEP), "spec/machine"
     ),
     "explore": Checker(
-        "every state of small queues: the scopes that take seconds", ("-m", "spec.explore"), "spec/explore"
+        "every state of small queues: the scopes that take seconds", ("-m", "spec.explore"), "spec/explore", 400
     ),
     "simulate": Checker(
         "crashes under virtual time", ("-m", "spec.simulate", "--seed", "1", "--count", "60"), "spec/simulate.py"
