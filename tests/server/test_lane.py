@@ -187,11 +187,12 @@ def test_a_refused_turn_answers_every_command_so_and_nothing_happened() -> None:
     assert rig.ask(client, ("MOXY.ACK", lease(1, 1))) == OK
 
 
-def test_leases_in_replies_that_were_not_written_are_known() -> None:
+@pytest.mark.parametrize("behind", [(), (("MOXY.STATS", "jobs"),)], ids=["alone", "with another reply"])
+def test_leases_in_replies_that_were_not_written_are_known(behind: tuple[tuple[str, ...], ...]) -> None:
     rig = Rig()
     client = rig.connection()
     rig.ask(client, ENQUEUE, ENQUEUE)
-    rig.say(client, FETCH)
+    rig.say(client, FETCH, *behind)
     assert client.lost_leases() == [lease(1, 1)]
     rig.turn()
     assert client.lost_leases() == [lease(1, 1)]
