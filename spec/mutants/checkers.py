@@ -46,7 +46,7 @@ from spec.adapters import RedisSystem, TwoOnRedis
 from spec.machine import check
 from tests.redis.support import serving
 with serving() as server:
-    for system, examples in ((RedisSystem, 1000), (TwoOnRedis, 150)):
+    for system, examples in ((RedisSystem, 400), (TwoOnRedis, 150)):
         report = check(lambda: system(server.address), examples, at_seed=5)
         if report.failure is not None:
             sys.exit(f"{system.__name__}: {report.format()}")
@@ -68,7 +68,7 @@ CHECKERS: Final[dict[str, Checker]] = {
         "crashes under virtual time", ("-m", "spec.simulate", "--seed", "1", "--count", "60"), "spec/simulate.py"
     ),
     "redis": Checker(
-        "lock-step with the reference model: the Lua scripts, on Valkey", ("-c", _LOCKSTEP_REDIS), "tests/redis", 900
+        "lock-step with the reference model: the Lua scripts, on Valkey", ("-c", _LOCKSTEP_REDIS), "tests/redis", 400
     ),
     "two-servers": _tests("tests/redis/test_two_servers.py", "live servers on one Redis"),
     "core": _tests("tests/core", "the core by example"),

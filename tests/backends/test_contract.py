@@ -296,6 +296,15 @@ PROGRAMS = {
         MOXY.CONFIG new max_attempts 7
         MOXY.PAUSE halted
     """,
+    "a bound on what waits": """
+        MOXY.CONFIG jobs max_ready 2
+        MOXY.ENQUEUE jobs later DELAY 50
+        MOXY.ENQUEUE jobs now
+        MOXY.ENQUEUE jobs over
+        MOXY.MENQUEUE jobs over
+        MOXY.FETCH jobs 900
+        MOXY.ENQUEUE jobs fits
+    """,
     "refusals": """
         MOXY.CONFIG jobs max_ready 2 max_hold_ms 1000
         MOXY.MENQUEUE jobs a b c
