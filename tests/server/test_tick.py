@@ -137,7 +137,7 @@ def test_no_reply_leaves_before_its_commit_because_the_kernel_has_room_again(loo
         gate = Gate(house)
         slow.send("MOXY.PEEK", "jobs", "COUNT", 60)
         gate.until_somebody_waits()
-        slow.send("MOXY.ENQUEUE", "jobs", "y")
+        slow.send("MOXY.ENQUEUE", "jobs", "y", "PRIORITY", 1)  # a plain one's reply is kept back in the lane anyway
         until(lambda: house.call(lambda: len(house.server._unseen)), bool)  # it waits for the turn to be over
         gate.let_through()
         gate.until_somebody_waits()
