@@ -218,7 +218,13 @@ FAULTS: list[tuple[Fault, SystemFactory, str]] = [
 ]
 
 
-SEEDS = {"wake_up_lost": 1, "attempt_not_counted": 2}
+SEEDS = {
+    "wake_up_lost": 1,
+    "attempt_not_counted": 2,
+    "ack_ignores_its_lease": 3,
+    "dedup_window_ignored": 3,
+    "bound_lease_not_released": 7,
+}
 """Where the usual seed takes long. Each finds each within the 3,000 programs, but this suite is to be quick."""
 
 
