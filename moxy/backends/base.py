@@ -95,6 +95,10 @@ class Backend(Protocol):
     def next_due_ms(self) -> int | None:
         """When `expire` next has something to do, at the earliest; None: nothing waits for time."""
 
+    def commit_at_once(self) -> bool:
+        """What `commit` does, where that takes no waiting. False: it does, and nothing has happened. Raises
+        CommitRefused."""
+
     async def commit(self) -> None:
         """Return when all that was executed is as durable as promised. Raises CommitRefused."""
 

@@ -25,7 +25,7 @@ from moxy.core.answers import Names, Past
 from moxy.core.commands import AnyCommand, ListQueues, ReadEvents, ReadHistory
 from moxy.core.errors import ERR, Refused
 from moxy.core.events import AnyEvent, Enqueued, TaskEvent
-from moxy.core.notes import Written
+from moxy.core.notes import Happened, Written
 from moxy.core.tasks import Image
 from moxy.journal.errors import HorizonPassed, LogRefused
 from moxy.journal.journal import Journal
@@ -95,31 +95,31 @@ class DurableBackend:
     def next_due_ms(self) -> int | None:
         return self._memory.next_due_ms()
 
-    async def commit(self) -> None:
-        """Raises CommitRefused, the queues being as before the turn, or LogFailed, after which nothing is promised."""
-        if not self._memory.uncommitted:
-            return
-        stalled_ms = 0 if self._sync_began_ms is None else self._clock.now_ms() - self._sync_began_ms
-        if self._durability == "everysec" and stalled_ms > STALL_MS_MAX:
-            self._memory.take_back()
-            raise CommitRefused(f"the disk has been syncing the log for {stalled_ms} ms: nothing happened, try again")
-        try:
-            for happened in self._memory.uncommitted:
-                self._journal.append(happened)
-            events = self._journal.gathered
-            self._journal.flush()
-        except LogRefused as refused:
-            self._memory.take_back()
-            self._say("log.refused", text=str(refused))
-            raise CommitRefused(f"{refused}: nothing happened, try again when there is space") from None
-        self._memory.written()
-        if self._durability == "always":
+    def commit_at_once(self) -> bool:
+        """False: the sync is to be waited for beside the loop. Raises CommitRefused, the queues being as before the
+        turn, or LogFailed, after which nothing is promised."""
+        self._memory.settle()
+        happened = self._memory.uncommitted
+        if not happened:
+            return True
+        syncs = self._durability == "always"
+        if syncs and not self._may_sync_here(happened):
+            return False
+        self._write(happened)
+        if syncs:
             began_ms = self._clock.now_ms()
-            if events <= self._sync_here_events_max and self._sync_took_ms <= SYNC_HERE_MS_MAX:
-                self._journal.sync()
-            else:
-                await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)
+            self._journal.sync()
             self._sync_took_ms = self._clock.now_ms() - began_ms
+        self._memory.accept(self._journal.latest_payload)
+        return True
+
+    async def commit(self) -> None:
+        if self.commit_at_once():
+            return
+        self._write(self._memory.uncommitted)
+        began_ms = self._clock.now_ms()
+        await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)
+        self._sync_took_ms = self._clock.now_ms() - began_ms
         self._memory.accept(self._journal.latest_payload)
 
     def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
@@ -176,6 +176,32 @@ class DurableBackend:
         return _HistorySearch(self._journal.read(self._journal.horizon), query, recent)
 
     # The disk
+
+    def _may_sync_here(self, happened: Sequence[Happened]) -> bool:
+        """Whether the loop may stand still for this sync."""
+        if self._sync_took_ms > SYNC_HERE_MS_MAX:
+            return False
+        events = 0
+        for some in happened:
+            events += len(some)
+        return events <= self._sync_here_events_max
+
+    def _write(self, happened: Sequence[Happened]) -> None:
+        """Hand the turn to the kernel. Raises CommitRefused, then nothing of it happened, or LogFailed."""
+        memory = self._memory
+        stalled_ms = 0 if self._sync_began_ms is None else self._clock.now_ms() - self._sync_began_ms
+        if self._durability == "everysec" and stalled_ms > STALL_MS_MAX:
+            memory.take_back()
+            raise CommitRefused(f"the disk has been syncing the log for {stalled_ms} ms: nothing happened, try again")
+        try:
+            for some in happened:
+                self._journal.append(some)
+            self._journal.flush()
+        except LogRefused as refused:
+            memory.take_back()
+            self._say("log.refused", text=str(refused))
+            raise CommitRefused(f"{refused}: nothing happened, try again when there is space") from None
+        memory.written()
 
     async def _sync(self) -> None:
         if self._durability == "no" or self._journal.synced_sequence >= self._journal.last_sequence:

@@ -72,7 +72,7 @@ class MemoryBackend:
 
     async def execute(self, commands: Sequence[AnyCommand]) -> list[Outcome]:
         now_ms = self._clock.now_ms()
-        self._settle()
+        self.settle()
         return [self._execute_one(command, now_ms) for command in commands]
 
     def plain(self) -> Plain:
@@ -90,13 +90,13 @@ class MemoryBackend:
         return self._ids.seed()
 
     def settled(self) -> Sequence[Written]:
-        self._settle()
+        self.settle()
         settled, self._settled = self._settled, []
         return settled
 
     async def expire(self) -> list[AnyEvent]:
         now_ms = self._clock.now_ms()
-        self._settle()
+        self.settle()
         events: list[AnyEvent] = []
         due = self._due_order
         late: list[str] = []
@@ -151,7 +151,7 @@ class MemoryBackend:
 
     def committed_seq(self, queue: str) -> int:
         """The last event of the queue that is not of the turn under way."""
-        self._settle()
+        self.settle()
         state = self._before[queue] if queue in self._before else self._queues.get(queue)
         return 0 if state is None else state.seq
 
@@ -164,9 +164,14 @@ class MemoryBackend:
         cut = not events or not isinstance(events[0], Enqueued)
         return Done(Past(events, self.recent.horizon(query.queue, self.committed_seq(query.queue)), cut))
 
-    async def commit(self) -> None:
+    def commit_at_once(self) -> bool:
         """No promise is made about what is only in memory."""
+        self.settle()
         self.accept()
+        return True
+
+    async def commit(self) -> None:
+        self.commit_at_once()
 
     def accept(self, payload: bytes = b"") -> None:
         """The turn is committed: what it changed stays, and its events can be read. `payload`: as the log has them."""
@@ -206,7 +211,7 @@ class MemoryBackend:
 
     def states(self) -> dict[str, QueueState]:
         """All queues as they are now: values that stay valid. For this thread, and not to keep: see core/state."""
-        self._settle()
+        self.settle()
         return dict(self._queues)
 
     def freeze(self) -> Iterator[list[Image]]:
@@ -216,27 +221,27 @@ class MemoryBackend:
         A slice a step, so that thousands of queues can be frozen over as many turns: their states of the first step
         are still there to be frozen later. Long queues come first, before they have moved on.
         """
-        self._settle()
+        self.settle()
         states = [state for queue, now in self._queues.items() if (state := self._before.get(queue, now)) is not None]
         short = [state for state in states if len(state.heart().tasks) < _LONG]
         yield [state.frozen() for state in states if len(state.heart().tasks) >= _LONG]
         for start in range(0, len(short), _SLICE):
-            self._settle()  # meanwhile somebody may have begun a batch
+            self.settle()  # meanwhile somebody may have begun a batch
             yield [state.frozen() for state in short[start : start + _SLICE]]
 
     def thaw(self) -> None:
         """The frozen images are not needed any more."""
-        self._settle()
+        self.settle()
         for state in self._queues.values():
             state.thaw()
 
     def state_of(self, queue: str) -> QueueState:
         """The queue as it is; one that does not exist yet is an empty one with the policy it would be born with."""
-        self._settle()
+        self.settle()
         state = self._queues.get(queue)
         return QueueState(queue, self._policy) if state is None else state
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Make states of the batches, so that the queues can be read."""
         if not self._batches:
             return

@@ -27,8 +27,14 @@ _ACKED: Final[type[Acked]] = Acked
 
 _PART: Final = 1000
 """Most events of one `Written`: what takes it in takes all of it in one go."""
+# An array's head is 0x90 and its length, a short string's 0xA0 and its.
+_ENQUEUED_HEAD: Final = b"\x9d\xa8Enqueued"
+_LEASED_HEAD: Final = b"\x9b\xa6Leased"
+_ACKED_HEAD: Final = b"\x97\xa5Acked"
 PLAIN_TAIL: Final = b"\0\0\0\xff\0\0"
 """`priority` 0, `due_ms` 0 and so on: the rest of a task that asks for nothing of its own."""
+
+_SHORT_HEADS: Final[list[bytes]] = [bytes([0x90 + count]) for count in range(16)]
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[AnyEvent])
@@ -76,7 +82,7 @@ def body_of(happened: Happened) -> bytes:
 def array_head(count: int) -> bytes:
     """What stands before an array of so many elements."""
     if count < 16:
-        return bytes([0x90 + count])
+        return _SHORT_HEADS[count]
     return b"\xdc" + count.to_bytes(2) if count < 1 << 16 else b"\xdd" + count.to_bytes(4)
 
 
@@ -103,10 +109,10 @@ class Notes:
         """At how many the next part is full."""
         self._events: list[AnyEvent] = []
         self._writer: Final = BytesWriter()
-        enqueued, leased, acked = heads_of(queue)
-        self._enqueued: Final[bytes] = enqueued
-        self._leased: Final[bytes] = leased
-        self._acked: Final[bytes] = acked
+        # How each kind begins. Most batches are small, and have one kind only.
+        self._enqueued = b""
+        self._leased = b""
+        self._acked = b""
         self._worker = ""
         self._worker_raw = b""
         """The worker of the event before, and its bytes."""
@@ -115,6 +121,8 @@ class Notes:
         """Note an Enqueued without options."""
         if IS_COMPILED:
             w = self._writer
+            if not self._enqueued:
+                self._enqueued = _head(_ENQUEUED_HEAD, self.queue)
             w.write(self._enqueued)
             put_number(w, seq)
             put_number(w, at_ms)
@@ -144,6 +152,8 @@ class Notes:
             if worker != self._worker:
                 self._worker, self._worker_raw = worker, worker.encode()
             w = self._writer
+            if not self._leased:
+                self._leased = _head(_LEASED_HEAD, self.queue)
             w.write(self._leased)
             put_number(w, seq)
             put_number(w, at_ms)
@@ -167,6 +177,8 @@ class Notes:
         """Note an Acked."""
         if IS_COMPILED:
             w = self._writer
+            if not self._acked:
+                self._acked = _head(_ACKED_HEAD, self.queue)
             w.write(self._acked)
             put_number(w, seq)
             put_number(w, at_ms)
@@ -253,8 +265,12 @@ def _put_size(w: BytesWriter, size: i64, kind: u8) -> None:
 
 
 def heads_of(queue: str) -> tuple[bytes, bytes, bytes]:
-    """How an Enqueued, a Leased and an Acked of that queue begin: an array's head is 0x90 and its length."""
+    """How an Enqueued, a Leased and an Acked of that queue begin."""
+    return _head(_ENQUEUED_HEAD, queue), _head(_LEASED_HEAD, queue), _head(_ACKED_HEAD, queue)
+
+
+def _head(kind: bytes, queue: str) -> bytes:
     w = BytesWriter()
+    w.write(kind)
     put_text(w, queue.encode())
-    name = w.getvalue()
-    return b"\x9d\xa8Enqueued" + name, b"\x9b\xa6Leased" + name, b"\x97\xa5Acked" + name
+    return w.getvalue()

@@ -54,8 +54,9 @@ def encode(events: Sequence[AnyEvent]) -> bytes:
 
 def encode_all(happened: Sequence[Happened]) -> bytes:
     """The payload of a record, of events in whatever form they came."""
-    if len(happened) == 1 and not isinstance(happened[0], Written):
-        return encode(happened[0])
+    if len(happened) == 1:  # nearly always
+        only = happened[0]
+        return _VERSION_BYTE + array_head(len(only)) + only.body() if isinstance(only, Written) else encode(only)
     parts = [_VERSION_BYTE, array_head(sum(len(some) for some in happened))]
     parts += [body_of(some) for some in happened]
     return b"".join(parts)

@@ -13,7 +13,7 @@ from typing import Final, final
 from moxy import __version__
 from moxy.backends.base import Backend, Clock
 from moxy.core.errors import ERR, NOAUTH, WRONGPASS, Refused
-from moxy.server.session import Session
+from moxy.server.session import Counts, Session
 from moxy.wire.arguments import Argv, shown
 from moxy.wire.describe import command_doc, command_info
 from moxy.wire.resp import Simple, Value, Verbatim, parse_int
@@ -34,10 +34,7 @@ class Greetings:
         self._clock: Final = clock
         self._started_ms: Final = clock.now_ms()
         self.port = 0
-        self.clients = 0
-        self.blocked = 0
-        self.commands = 0
-        self.refused_connections = 0
+        self.counts: Final = Counts()
 
     def answer(self, session: Session, row: Row, argv: Argv) -> Value:
         """The reply; the session is changed as asked. Raises Refused."""
@@ -184,11 +181,11 @@ class Greetings:
                 "tcp_port": self.port,
                 "uptime_in_seconds": uptime_ms // 1000,
             },
-            "Clients": {"connected_clients": self.clients, "blocked_clients": self.blocked},
+            "Clients": {"connected_clients": self.counts.clients, "blocked_clients": self.counts.blocked},
             "Persistence": {"loading": 0},
             "Stats": {
-                "total_commands_processed": self.commands,
-                "rejected_connections": self.refused_connections,
+                "total_commands_processed": self.counts.commands,
+                "rejected_connections": self.counts.refused,
             },
             "Replication": {"role": "master", "connected_slaves": 0},
             "Cluster": {"cluster_enabled": 0},

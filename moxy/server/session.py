@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, and what was agreed with it.
+"""Who is at the other end of a connection, and what was agreed with it; and what a server counts of all of them.
 
 Lives here: plain facts, changed by the connection commands and read by the connection. Must not: do anything.
 """
@@ -51,3 +51,18 @@ class Session:
         self.name = ""
         self.lib.clear()
         self.authenticated = not self._password
+
+
+@final
+class Counts:
+    """What INFO tells of a server's clients, and of what they asked."""
+
+    __slots__ = ("blocked", "clients", "commands", "refused")
+
+    def __init__(self) -> None:
+        self.clients = 0
+        self.blocked = 0
+        self.commands = 0
+        """Of those that were carried out."""
+        self.refused = 0
+        """Clients that were not let in."""

@@ -20,7 +20,7 @@ from moxy.server.doors import Form, keep_alive, listen, open_door
 from moxy.server.greetings import Greetings
 from moxy.server.lane import Lane
 from moxy.server.protocols import Door
-from moxy.server.session import Session
+from moxy.server.session import Counts, Session
 from moxy.service import Service
 
 OUTPUT_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -68,6 +68,7 @@ class Server:
         self._password: Final = password
         self._clients_max: Final = clients_max
         self._greetings: Final = Greetings(backend, clock)
+        self._counts: Final[Counts] = self._greetings.counts
         plain = backend.plain()
         self._lane: Final = None if plain is None else Lane(plain, self.service, clock)
         self._form: Final = form
@@ -135,7 +136,7 @@ class Server:
     def welcome(self, peer: str) -> Connection | None:
         """A connection for a new client; None when there are too many."""
         if len(self._links) >= self._clients_max or self._stopping:
-            self._greetings.refused_connections += 1
+            self._counts.refused += 1
             self.say("client.refused", peer=peer, why="max clients reached", clients=len(self._links))
             return None
         self._next_id += 1
@@ -144,13 +145,13 @@ class Server:
     def joined(self, connection: Connection, link: "Link") -> None:
         """A welcomed client's transport is ready."""
         self._links[connection] = link
-        self._greetings.clients = len(self._links)
+        self._counts.clients = len(self._links)
 
     def left(self, connection: Connection) -> None:
         """A client's transport is gone, with whatever was not written."""
         connection.closed = True
         self._links.pop(connection, None)
-        self._greetings.clients = len(self._links)
+        self._counts.clients = len(self._links)
         self.service.undelivered(connection.lost_leases())  # before the bound ones: these are not charged
         self.service.disconnected(connection)
         if self.service.has_work:
@@ -193,8 +194,12 @@ class Server:
         if is_last and self._door is not None:
             self._door.gather()
         self._wanted = self.may_reply = False
-        turn = self.service.turn()
         try:
+            brief = self.service.turn_at_once()
+            if brief is not None:
+                self._conclude(brief, is_last)
+                return True
+            turn = self.service.turn()
             if self._turns_in_tasks:
                 self._go_on(turn, is_last)
                 return False
@@ -234,9 +239,9 @@ class Server:
         self.may_reply = True
         try:
             if self._lane is not None:
-                self._greetings.commands += self._lane.turn_over(turn.refused)
-            self._greetings.commands += len(turn.answered)
-            self._greetings.blocked = self.service.blocked
+                self._counts.commands += self._lane.turn_over(turn.refused)
+            self._counts.commands += len(turn.answered)
+            self._counts.blocked = self.service.blocked
             self._reply(turn)
             for observe in self._observers:
                 observe(turn)

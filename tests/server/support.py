@@ -322,12 +322,18 @@ class Tapped:
     def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
 
+    def commit_at_once(self) -> bool:
+        return "commit" not in vars(self) and self._backend.commit_at_once()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
 
 class SlowCommits(Tapped):
     """Its commit takes its time."""
+
+    def commit_at_once(self) -> bool:
+        return False
 
     async def commit(self) -> None:
         for _ in range(50):

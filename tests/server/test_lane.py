@@ -56,11 +56,12 @@ class Rig:
         return connection.take_output()
 
     def refuse_turns(self) -> None:
-        async def refuse() -> None:
+        def refuse() -> bool:
+            self.memory.settle()
             self.memory.take_back()
             raise CommitRefused("the disk is full")
 
-        self.backend.commit = refuse
+        self.backend.commit_at_once = refuse
 
     def stats(self) -> tuple[int, int]:
         """How many tasks are ready and leased."""
@@ -183,7 +184,7 @@ def test_a_refused_turn_answers_every_command_so_and_nothing_happened() -> None:
     assert other.take_output().startswith(b"-IOERR")
     assert rig.memory.state_of("jobs").seq == was
     assert rig.stats() == (1, 1)
-    del rig.backend.commit
+    del rig.backend.commit_at_once
     assert rig.ask(client, ("MOXY.ACK", lease(1, 1))) == OK
 
 

@@ -86,15 +86,17 @@ def commands_of_the_usual_way(house: House) -> list[AnyCommand]:
 def refuse_commits(house: House) -> Callable[[], None]:
     """The log takes nothing, until what this gives is called."""
     backend = house.server._backend
-    commit = backend.commit
+    commit = backend.commit_at_once
 
-    async def refuse() -> None:
+    def refuse() -> bool:
+        memory(house).settle()
         if memory(house).uncommitted:
             memory(house).take_back()
             raise CommitRefused("no space: nothing happened")
+        return True
 
-    house.call(lambda: setattr(backend, "commit", refuse))
-    return lambda: house.call(lambda: setattr(backend, "commit", commit))
+    house.call(lambda: setattr(backend, "commit_at_once", refuse))
+    return lambda: house.call(lambda: setattr(backend, "commit_at_once", commit))
 
 
 # The order of replies
@@ -345,9 +347,9 @@ def test_a_lease_that_was_refused_is_not_given_back_when_its_reply_is_lost(moxy:
     client = moxy.client()
     behind_a_slow_read(moxy, client, read)
     take_again = refuse_commits(moxy)
-    refused = moxy.call(lambda: moxy.server._greetings.commands)
+    refused = moxy.call(lambda: moxy.server._counts.commands)
     client.send(*FETCH)
-    until(lambda: moxy.call(lambda: moxy.server._greetings.commands), lambda count: count > refused)
+    until(lambda: moxy.call(lambda: moxy.server._counts.commands), lambda count: count > refused)
     take_again()
     assert other.map(*FETCH)["lease_id"] == lease(1, 1).encode()
     reset(client)

@@ -113,16 +113,24 @@ class WatchedBackend:
     def next_due_ms(self) -> int | None:
         return self.memory.next_due_ms()
 
-    async def commit(self) -> None:
+    def commit_at_once(self) -> bool:
         if self.suspends:
-            await Suspension()
+            return False
+        self._commit()
+        return True
+
+    async def commit(self) -> None:
+        await Suspension()
+        self._commit()
+
+    def _commit(self) -> None:
         self.log.append("commit")
         if self.refusing:
             for name, part in self._kept.items():
                 setattr(self.memory, name, part)
             self._kept = self._parts()
             raise CommitRefused(self.refusing)
-        await self.memory.commit()
+        self.memory.commit_at_once()
         self._kept = self._parts()
 
     def __getattr__(self, name: str) -> Any:

@@ -155,8 +155,12 @@ class RedisBackend:
         """Somebody said that the queue needs time so soon: ask it no later."""
         self._due.no_later(queue, self._clock.now_ms() + in_ms)
 
-    async def commit(self) -> None:
+    def commit_at_once(self) -> bool:
         """What a script did is done: how well Redis keeps it is Redis's affair."""
+        return True
+
+    async def commit(self) -> None:
+        """There is nothing to wait for."""
 
     def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
         self.fellows.watch(waiting, reading)
