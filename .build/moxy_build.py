@@ -55,6 +55,7 @@ COMPILED = (
     "moxy.server.tcp",
     "moxy.service",
     "moxy.sources",
+    "moxy.waiting",
     "moxy.wire.arguments",
     "moxy.wire.replies",
     "moxy.wire.resp",

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Final, Protocol, final
 
 from moxy.backends.base import Outcome
-from moxy.core.commands import FetchAny, Intent, ReadEvents
+from moxy.core.commands import Intent
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
 from moxy.core.notes import Written
-from moxy.core.order import Key
 
 
 class Client(Protocol):
@@ -59,15 +58,3 @@ class Turn:
     def events(self) -> list[AnyEvent]:
         """All events of the turn, in their order. They are made for whoever asks: a busy server has nobody who does."""
         return [*(event for written in self.settled for event in written.events()), *self.decided]
-
-
-@final
-class Waiter:
-    """A blocked fetch, or a blocked reader of events. `key` orders time-outs; None waits for ever."""
-
-    __slots__ = ("intent", "key", "request")
-
-    def __init__(self, request: Request, intent: FetchAny | ReadEvents, key: Key | None) -> None:
-        self.request: Final = request
-        self.intent: Final = intent
-        self.key: Final = key

@@ -32,10 +32,10 @@ from moxy.core.errors import BACKEND, IOERR, Refused
 from moxy.core.events import Acked, AnyEvent, Expired, Failed, ReleaseCause, Released
 from moxy.core.ids import split_lease_id
 from moxy.core.notes import Written
-from moxy.core.order import Key, Order
 from moxy.core.policy import COUNT_MAX
 from moxy.core.readiness import makes_ready
-from moxy.requests import Client, Request, Turn, Waiter
+from moxy.requests import Client, Request, Turn
+from moxy.waiting import Lines, Waiters
 
 _QUIET_MS: Final = 100
 """How long due work and releases rest after a turn that the log refused."""
@@ -56,14 +56,11 @@ class Service:
         self._answered: list[Request] = []
         self._settled: Sequence[Written] = ()
         self._events: list[AnyEvent] = []
-        # Waiters in order of arrival (dicts keep it), per queue and per client; time-outs in order of time.
-        self._waiting: dict[str, dict[int, Waiter]] = {}
-        self._reading: dict[str, dict[int, Waiter]] = {}
-        self._blocked: dict[Client, int] = {}
-        self._waiters: dict[int, Waiter] = {}
-        self._timeouts: Final[Order[Key]] = Order()
-        self._arrivals = 0
+        self._waiters: Final = Waiters()
+        self._waiting: Final[Lines] = self._waiters.fetching
+        self._reading: Final[Lines] = self._waiters.reading
         self._newcomers: list[int] = []
+        """Who began to wait in this turn."""
         self._woken: dict[str, None] = {}
         self._retries: list[Request] = []
         self._quiet_until_ms = 0
@@ -88,7 +85,7 @@ class Service:
 
     def is_waiting(self, client: Client) -> bool:
         """Whether a fetch, or a read of events, of this client found nothing and waits."""
-        return client in self._blocked
+        return self._waiters.arrival_of(client) is not None
 
     def submit(self, request: Request) -> None:
         """Take a request into the next turn."""
@@ -100,9 +97,9 @@ class Service:
 
     def disconnected(self, client: Client) -> None:
         """A client is gone (`client.closed` is set): drop its waiter, and release its bound leases in the next turn."""
-        arrival = self._blocked.get(client)
+        arrival = self._waiters.arrival_of(client)
         if arrival is not None:
-            self._forget_waiter(arrival)
+            self._waiters.dismiss(arrival)
         self._release(self._holds.pop(client, ()), "disconnect")
 
     def orphaned(self, lease_ids: Iterable[str]) -> None:
@@ -119,8 +116,9 @@ class Service:
         wake_ms = None if due_ms is None else max(due_ms, self._quiet_until_ms)
         if self._retries and (wake_ms is None or wake_ms > self._quiet_until_ms):
             wake_ms = self._quiet_until_ms
-        if self._waiters and (timeout := self._timeouts.first()) and (wake_ms is None or wake_ms > timeout[0]):
-            wake_ms = timeout[0]
+        timeout_ms = self._waiters.next_timeout_ms()
+        if timeout_ms is not None and (wake_ms is None or wake_ms > timeout_ms):
+            wake_ms = timeout_ms
         return wake_ms
 
     def turn_at_once(self) -> Turn | None:
@@ -335,9 +333,7 @@ class Service:
         """Answer the waiters whose time is up, after everything that could still serve them."""
         if not self._waiters:
             return
-        now_ms = self._clock.now_ms()
-        while (key := self._timeouts.first()) and key[0] <= now_ms:
-            waiter = self._forget_waiter(key[2])
+        for waiter in self._waiters.dismiss_late(self._clock.now_ms()):
             self._answer(waiter.request, Done(None))
 
     def _refuse(self, batch: Sequence[Request], why: Refused) -> None:
@@ -348,7 +344,7 @@ class Service:
         """
         for arrival in self._newcomers:
             if arrival in self._waiters:
-                self._answer(self._forget_waiter(arrival).request, Done(None))
+                self._answer(self._waiters.dismiss(arrival).request, Done(None))
         for request in self._answered:
             request.outcome = why
         self._settled, self._events = (), []
@@ -365,7 +361,7 @@ class Service:
                 read = await self._backend.events(waiter.intent)
                 if isinstance(read, Done) and not _has_events(read):
                     continue
-                self._forget_waiter(arrival)
+                self._waiters.dismiss(arrival)
                 self._take_read(waiter.request, read)
 
     def _hand_over(self, answered: Sequence[Request]) -> None:
@@ -401,36 +397,7 @@ class Service:
         assert request.client is not None, "only clients wait"
         if request.client.closed:
             return
-        self._arrivals += 1
-        arrival = self._arrivals
-        key = (self._clock.now_ms() + intent.block_ms, 0, arrival) if intent.block_ms else None
-        waiter = Waiter(request, intent, key)
-        self._waiters[arrival] = waiter
-        self._newcomers.append(arrival)
-        self._blocked[request.client] = arrival
-        lines, queues = self._lines_of(intent)
-        for queue in queues:
-            lines.setdefault(queue, {})[arrival] = waiter
-        if key is not None:
-            self._timeouts.add(key)
-
-    def _forget_waiter(self, arrival: int) -> Waiter:
-        waiter = self._waiters.pop(arrival)
-        lines, queues = self._lines_of(waiter.intent)
-        for queue in queues:
-            line = lines[queue]
-            del line[arrival]
-            if not line:
-                del lines[queue]
-        if waiter.key is not None:
-            self._timeouts.remove(waiter.key)
-        assert waiter.request.client is not None
-        del self._blocked[waiter.request.client]
-        return waiter
-
-    def _lines_of(self, intent: FetchAny | ReadEvents) -> tuple[dict[str, dict[int, Waiter]], tuple[str, ...]]:
-        """The lines that such a waiter stands in, and in which of them."""
-        return (self._waiting, intent.queues) if isinstance(intent, FetchAny) else (self._reading, (intent.queue,))
+        self._newcomers.append(self._waiters.admit(request.client, request, intent, self._clock.now_ms()))
 
     async def _serve_woken(self) -> None:
         """Let the waiters of the woken queues fetch, first come first served, until nobody finds anything.
@@ -443,7 +410,7 @@ class Service:
             waiter = self._waiters[arrival]
             client = waiter.request.client
             if client is not None and client.closed:
-                self._forget_waiter(arrival)
+                self._waiters.dismiss(arrival)
                 continue
             assert isinstance(waiter.intent, FetchAny)
             await self._do_due_work(waiter.intent.queues)
@@ -454,7 +421,7 @@ class Service:
                 self._woken.pop(queue, None)
                 continue
             if arrival in self._waiters:  # else its client went, and the leases go back at the end of the turn
-                self._forget_waiter(arrival)
+                self._waiters.dismiss(arrival)
             self._answer(waiter.request, deliveries if isinstance(deliveries, Refused) else Done(deliveries))
 
     def _first_in_line(self) -> tuple[str, int] | None:

@@ -58,11 +58,8 @@ class CommitRefused(Exception):
 class Plain(Protocol):
     """Where plain commands can be carried out at once, before the turn that commits them."""
 
-    epoch: int
-    """Changes when the batches that were given are over."""
-
     def batch(self, queue: str) -> Batch | None:
-        """The queue's batch of this epoch; None: there is no such queue."""
+        """The queue's batch, which ends with those of all other queues; None: there is no such queue."""
 
     def seed(self) -> int:
         """64 random bits."""

@@ -59,7 +59,6 @@ class MemoryBackend:
         self.uncommitted: list[Happened] = []
         """The events of this turn so far, in the order in which they were decided."""
         self._before: dict[str, QueueState | None] = {}
-        self.epoch = 0
         self._batches: dict[str, Batch] = {}
         self._settled: list[Written] = []
         # When each queue next needs time, at the earliest. Only a nearer time is written down; one that has moved
@@ -246,7 +245,6 @@ class MemoryBackend:
         if not self._batches:
             return
         batches, self._batches = self._batches, {}
-        self.epoch += 1
         for queue, batch in batches.items():
             before = self._queues[queue]
             state = batch.close()

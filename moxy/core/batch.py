@@ -37,8 +37,10 @@ class Batch:
         "_queue",
         "_scratch",
         "_start",
+        "_takes_all",
         "_token",
         "heart",
+        "is_over",
         "lease_id",
         "notes",
         "task_id",
@@ -57,6 +59,10 @@ class Batch:
         self.task_id = b""
         self.lease_id = b""
         """The lease, and its task, that `fetch` gave last."""
+        self.is_over = False
+        """Whether it was closed: then nothing more may happen in it."""
+        self._takes_all: bool | None = None
+        """Whether the policy lets everything in, and for ever; None: nobody has asked yet."""
 
     @property
     def events(self) -> list[AnyEvent]:
@@ -65,6 +71,7 @@ class Batch:
 
     def close(self) -> QueueState:
         """The state that it comes to; the batch is over. The one that it began with stays valid."""
+        self.is_over = True
         if self.notes.count:
             return self._start.led_to(self.heart, self.notes, self._befores, self._at_ms, self._token)
         self._start.owned = self.heart
@@ -73,9 +80,10 @@ class Batch:
     def enqueue(self, payload: bytes, now_ms: int, nonce: bytes) -> bytes | None:
         """A new task without options; its id. None: declined."""
         h = self.heart
-        policy = h.policy
         at_ms = max(now_ms, h.at_ms)
-        if h.remembered or policy.max_ready or policy.ttl_ms or len(payload) > PAYLOAD_BYTES_MAX:
+        if self._takes_all is None:
+            self._takes_all = not (h.policy.max_ready or h.policy.ttl_ms)
+        if not self._takes_all or h.remembered or len(payload) > PAYLOAD_BYTES_MAX:
             return None
         if not h.born_ms or at_ms >= NEVER_MS:
             return None

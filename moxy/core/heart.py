@@ -32,7 +32,8 @@ COUNTS: Final = 9
 PACK_FROM: Final = 4096
 """Number of tasks from which on new ones are packed: short queues stay as fast as they can be."""
 
-NEVER_MS: Final = 1 << 62
+NEVER_MS: Final = (1 << 62) - 1
+"""The largest number that compiled code compares without making an object of it."""
 
 EXPIRING: Final = "expiring"
 FORGETTING: Final = "forgetting"

@@ -64,7 +64,6 @@ class Lane:
         "_batches",
         "_clock",
         "_drawn",
-        "_epoch",
         "_lease_ms",
         "_nonces",
         "_now_ms",
@@ -80,9 +79,8 @@ class Lane:
         self._plain: Final = plain
         self._waiting: Final = waiting
         self._clock: Final = clock
-        self._epoch = -1
         self._batches: dict[bytes, Batch] = {}
-        """Those of this epoch, by queue, as clients write its name."""
+        """By queue, as clients write its name. All of them end together."""
         self._raw = b""
         self._batch: Batch | None = None
         """The one that was used last, and its queue. The next command is nearly always on the same."""
@@ -98,8 +96,8 @@ class Lane:
 
     def take(self, commands: list[list[bytes]], at: int, worker: str, resp3: bool) -> Told | None:
         """Carry out the plain commands that begin at that index, up to the first that is not. None: there is none."""
-        if self._plain.epoch != self._epoch:
-            self._begin_epoch()
+        if self._batch is not None and self._batch.is_over:
+            self._let_go()
         if not self.commands:
             self._now_ms = self._clock.now_ms()
         now_ms = self._now_ms
@@ -164,10 +162,6 @@ class Lane:
         self._let_go()
         commands, self.commands = self.commands, 0
         return commands
-
-    def _begin_epoch(self) -> None:
-        self._epoch = self._plain.epoch
-        self._let_go()
 
     def _let_go(self) -> None:
         """Of batches, which keep what happened in them; they are over."""

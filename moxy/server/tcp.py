@@ -9,8 +9,7 @@ A turn that waits for nothing is run where it is wanted, without a task or a fut
 """
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol, cast, final
 
 from moxy.backends.base import Backend, Clock
@@ -20,6 +19,7 @@ from moxy.server.doors import Form, keep_alive, listen, open_door
 from moxy.server.greetings import Greetings
 from moxy.server.lane import Lane
 from moxy.server.protocols import Door
+from moxy.server.resuming import resumed
 from moxy.server.session import Counts, Session
 from moxy.service import Service
 
@@ -86,7 +86,7 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self._links: dict[Client | None, Link] = {}
-        self._touched: dict[Link, None] = {}
+        self._touched: list[Link] = []
         self._next_id = 0
         self._stopping = False
 
@@ -172,7 +172,9 @@ class Server:
 
     def touch(self, link: "Link") -> None:
         """This link has something to submit or to write: look after it in the coming turn."""
-        self._touched[link] = None
+        if not link.is_touched:
+            link.is_touched = True
+            self._touched.append(link)
         self._wanted = True
         if not self._coming:
             self._want_turn()
@@ -210,7 +212,7 @@ class Server:
         except Exception as failure:
             self._fail(failure)
             return True
-        self._go_on(_resumed(turn, waits_for), is_last)
+        self._go_on(resumed(turn, waits_for), is_last)
         return False
 
     def _want_turn(self) -> None:
@@ -269,7 +271,7 @@ class Server:
 
     def _reply(self, turn: Turn) -> None:
         """One write to each connection that has something to say."""
-        touched, self._touched = self._touched, {}
+        touched, self._touched = self._touched, []
         last = None
         for request in turn.answered:
             client = request.client
@@ -277,9 +279,11 @@ class Server:
                 continue
             last = client
             link = self._links.get(client)
-            if link is not None:
-                touched[link] = None
+            if link is not None and not link.is_touched:
+                link.is_touched = True
+                touched.append(link)
         for link in touched:
+            link.is_touched = False
             link.flush()
 
     def _set_timer(self) -> None:
@@ -325,22 +329,6 @@ class Server:
         await self._backend.close()
 
 
-@types.coroutine
-def _resumed(turn: Coroutine[Any, Any, Turn], waits_for: object) -> Generator[object, None, Turn]:
-    """The rest of a coroutine that was begun outside of a task, and now waits: a task takes what it waits for first."""
-    try:
-        while True:
-            try:
-                yield waits_for
-            except BaseException as thrown:
-                waits_for = turn.throw(thrown)
-            else:
-                waits_for = turn.send(None)
-    except StopIteration as end:
-        ended: Turn = end.value
-        return ended
-
-
 @final
 class Link:
     """A connection on a TCP transport, as a `protocols.Listener`. Whatever the kernel does not take at once stops the
@@ -348,6 +336,8 @@ class Link:
 
     def __init__(self, server: Server) -> None:
         self._server: Final = server
+        self.is_touched = False
+        """Whether the server has it among those to look after."""
         self._transport: asyncio.Transport | None = None
         self._connection: Connection | None = None
         self._unwritten = False

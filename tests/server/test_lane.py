@@ -104,7 +104,7 @@ def test_the_replies_are_those_of_the_usual_way() -> None:
         for declining in (False, True):
             rig = Rig()
             if declining:
-                rig.lane = Lane(Declining(rig.memory), rig.service, rig.clock)
+                rig.lane = Lane(Declining(), rig.service, rig.clock)
             client = rig.connection()
             rig.ask(client, ("HELLO", protocol))
             rig.ask(client, ENQUEUE)
@@ -115,9 +115,6 @@ def test_the_replies_are_those_of_the_usual_way() -> None:
 
 class Declining:
     """A backend in which no queue is for the lane."""
-
-    def __init__(self, memory: MemoryBackend) -> None:
-        self.epoch = memory.epoch
 
     def batch(self, queue: str) -> None:
         return None
