@@ -98,6 +98,7 @@ INTERPRETED = {
     "moxy.server.doors": "opens sockets, once",
     "moxy.server.greetings": COLD,
     "moxy.server.protocols": "types, of which nothing runs",
+    "moxy.server.resuming": "a generator made by a decorator, once for a turn that really waits",
     "moxy.wire.describe": COLD,
     "moxy.wire.table": "closures per verb, made at import",
 }
