@@ -26,6 +26,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.sdist import sdist
 
 COMPILED = (
+    "moxy.backends.durable",
     "moxy.backends.memory",
     "moxy.backends.recent",
     "moxy.core.batch",
@@ -46,7 +47,8 @@ COMPILED = (
     "moxy.core.undoing",
     "moxy.core.views",
     "moxy.journal.codec",
-    "moxy.observe.logs",
+    "moxy.journal.journal",
+    "moxy.observe.eventlog",
     "moxy.requests",
     "moxy.server.connection",
     "moxy.server.epoll",
@@ -70,7 +72,6 @@ INTERPRETED = {
     # Modules of the rooms that are compiled, and why each of these is not.
     "moxy.backends.base": STRUCTS,
     "moxy.backends.due": "of the Redis backend, which waits for the network",
-    "moxy.backends.durable": "waits for the disk",
     "moxy.core.answers": STRUCTS,
     "moxy.core.commands": STRUCTS,
     "moxy.core.decision": STRUCTS,
@@ -86,7 +87,6 @@ INTERPRETED = {
     "moxy.journal.disk": FILES,
     "moxy.journal.errors": COLD,
     "moxy.journal.frames": FILES,
-    "moxy.journal.journal": FILES,
     "moxy.journal.opening": FILES,
     "moxy.journal.recovery": FILES + "; the events of a record are folded by the core",
     "moxy.journal.repair": COLD,
@@ -95,6 +95,7 @@ INTERPRETED = {
     "moxy.journal.snapshots": FILES,
     "moxy.journal.tail": COLD,
     "moxy.journal.verify": COLD,
+    "moxy.observe.logs": "structlog's types are not there when it is compiled",
     "moxy.server.doors": "opens sockets, once",
     "moxy.server.greetings": COLD,
     "moxy.server.protocols": "types, of which nothing runs",

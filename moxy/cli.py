@@ -36,7 +36,8 @@ from moxy.journal.disk import OsDisk
 from moxy.journal.errors import JournalError
 from moxy.journal.journal import Journal
 from moxy.journal.recovery import Progress
-from moxy.observe.logs import LEVELS, EventLog, configure
+from moxy.observe.eventlog import EventLog
+from moxy.observe.logs import LEVELS, configure
 from moxy.server.doors import Form
 from moxy.server.tcp import Journalist, Server
 from moxy.sources import RandomIds, SystemClock
@@ -267,7 +268,7 @@ async def run_server(config: ServeConfig) -> None:
         backend,
         clock,
         say,
-        [EventLog(logger, config.log_level)],
+        [EventLog(logger, LEVELS[config.log_level])],
         config.password,
         clients_max=config.clients_max,
         form=config.form,

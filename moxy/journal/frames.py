@@ -62,6 +62,14 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     chain: int
 
 
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """A point of the log that a snapshot can be taken at: after event `sequence`."""
+
+    sequence: int
+    chain: int
+    logged_bytes: int
+
+
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A sound record: events `sequence` to `sequence + count - 1`; `next` is the place after it."""
 

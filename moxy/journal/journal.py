@@ -19,7 +19,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Final, NoReturn, final
 
-import msgspec
+from msgspec.structs import replace
 
 from moxy.core.events import AnyEvent
 from moxy.core.notes import Happened, events_of
@@ -27,7 +27,7 @@ from moxy.core.tasks import Image
 from moxy.journal import codec, frames, opening, recovery, segments, snapshots
 from moxy.journal.disk import Disk, File, sync_names_or_fail, sync_or_fail, write_all
 from moxy.journal.errors import HorizonPassed, LogFailed, LogRefused
-from moxy.journal.frames import Head, Place
+from moxy.journal.frames import Head, Mark, Place
 from moxy.journal.recovery import Progress, Recovered
 from moxy.journal.segments import SNAPSHOT_SUFFIX, UNFINISHED_SUFFIX, Segment
 from moxy.journal.snapshots import Breathe
@@ -37,14 +37,6 @@ MARK_EVERY_BYTES: Final = 1 << 16
 _SPARE_NAME: Final = "spare" + UNFINISHED_SUFFIX
 _SNAPSHOTS_KEPT: Final = 2
 """The newest one, and the one that a start falls back to when it is bad."""
-
-
-class Mark(msgspec.Struct, frozen=True, gc=False):
-    """A point of the log that a snapshot can be taken at: after event `sequence`."""
-
-    sequence: int
-    chain: int
-    logged_bytes: int
 
 
 @final
@@ -353,7 +345,7 @@ class Journal:
                 self._fail(str(e))
             with suppress(OSError):
                 self._file.close()
-            full = msgspec.structs.replace(self._segments[-1], size_bytes=self._place.at_bytes)
+            full = replace(self._segments[-1], size_bytes=self._place.at_bytes)
             self._file = file
             self._segments = (*self._segments[:-1], full, segment)
             self._place = segment.begin()

@@ -33,10 +33,12 @@ from moxy.core.ids import split_lease_id
 from moxy.core.tasks import Image
 from moxy.journal import segments, snapshots
 from moxy.journal.errors import LogFailed
-from moxy.journal.journal import Journal, Mark
+from moxy.journal.frames import Mark
+from moxy.journal.journal import Journal
 from moxy.requests import Request
 from moxy.service import Service
 from spec.simdisk import FaultyDisk, SimDisk
+from tests.forms import needs_source
 
 T0 = 1_000_000
 
@@ -122,20 +124,20 @@ def test_always_syncs_once_for_everything_of_a_turn() -> None:
     assert syncs(disk) == before + 1
 
 
-class _Watched:
-    """A journal whose syncs are seen: in which thread each ran, and how long it seemed to take."""
+class _Watched(FaultyDisk):
+    """A disk whose syncs are seen: in which thread each ran. They seem to take `takes_ms` on the clock, if there is one."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self) -> None:
+        super().__init__(SimDisk())
         self.threads: list[threading.Thread] = []
         self.takes_ms = 0
-        sync = world.journal.sync
+        self.clock: Clock | None = None
 
-        def watched() -> int:
+    def fails(self, call: str, name: str) -> bool:
+        if call == "sync" and self.clock is not None:
             self.threads.append(threading.current_thread())
-            world.clock.now += self.takes_ms
-            return sync()
-
-        world.journal.sync = watched  # type: ignore[method-assign]
+            self.clock.now += self.takes_ms
+        return super().fails(call, name)
 
     def were_here(self) -> list[bool]:
         return [thread is threading.current_thread() for thread in self.threads]
@@ -143,21 +145,23 @@ class _Watched:
 
 def test_little_is_synced_where_it_is_and_much_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "sync_here_events_max", 3)
-    world = World(SimDisk())
-    watched = _Watched(world)
+    disk = _Watched()
+    world = World(disk)
+    disk.clock = world.clock
     world.turn(*[Enqueue("jobs", b"x")] * 3)
     world.turn(*[Enqueue("jobs", b"x")] * 4)
-    assert watched.were_here() == [True, False]
+    assert disk.were_here() == [True, False]
 
 
 def test_after_a_slow_sync_the_next_one_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "sync_here_events_max", 3)
-    world = World(SimDisk())
-    watched = _Watched(world)
+    disk = _Watched()
+    world = World(disk)
+    disk.clock = world.clock
     for takes_ms in (SYNC_HERE_MS_MAX, SYNC_HERE_MS_MAX + 1, 0, 0):
-        watched.takes_ms = takes_ms
+        disk.takes_ms = takes_ms
         world.turn(Enqueue("jobs", b"x"))
-    assert watched.were_here() == [True, True, False, True]
+    assert disk.were_here() == [True, True, False, True]
 
 
 def test_always_answers_only_what_survives_a_power_cut() -> None:
@@ -289,6 +293,7 @@ def test_a_restart_keeps_leases_order_and_counters() -> None:
     assert (after.totals, after.last_token, after.seq) == (before.totals, before.last_token, before.seq)
 
 
+@needs_source  # compiled, a journal's methods cannot be replaced
 def test_a_snapshot_whose_waiter_was_cancelled_is_still_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread cannot be cancelled: until it has read the last frozen task, changes must leave it what was there."""
     world, gate, taken = World(SimDisk()), threading.Event(), list[set[str]]()

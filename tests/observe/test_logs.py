@@ -30,7 +30,8 @@ from moxy.core.events import (
 )
 from moxy.core.notes import Written
 from moxy.core.policy import Policy
-from moxy.observe.logs import LEVELS, EventLog, configure
+from moxy.observe.eventlog import EventLog
+from moxy.observe.logs import LEVELS, configure
 from moxy.requests import Turn
 
 LEASE = "jobs:7:3:00000000000000aa"
@@ -73,7 +74,7 @@ NASTY = [
 
 def raw(events: list[AnyEvent], level: str = "debug", log_format: Any = "json", plain: Sequence[Written] = ()) -> str:
     stream = io.StringIO()
-    EventLog(configure(level, log_format, stream), level)(Turn([], plain, events))
+    EventLog(configure(level, log_format, stream), LEVELS[level])(Turn([], plain, events))
     return stream.getvalue()
 
 
