@@ -125,7 +125,7 @@ def test_always_syncs_once_for_everything_of_a_turn() -> None:
 
 
 class _Watched(FaultyDisk):
-    """A disk whose syncs are seen: in which thread each ran. They seem to take `takes_ms` on the clock, if there is one."""
+    """A disk whose syncs are seen: in which thread each ran. On its clock, if it has one, they take `takes_ms`."""
 
     def __init__(self) -> None:
         super().__init__(SimDisk())
