@@ -13,6 +13,8 @@ _LANE: Final = "moxy/server/lane.py"
 _CONNECTION: Final = "moxy/server/connection.py"
 _NOTES: Final = "moxy/core/notes.py"
 _MEMORY: Final = "moxy/backends/memory.py"
+_DURABLE: Final = "moxy/backends/durable.py"
+_SERVICE: Final = "moxy/service.py"
 _TCP: Final = "moxy/server/tcp.py"
 
 _RULES: Final = ("batch", "machine")
@@ -57,8 +59,8 @@ LANE: Final = tuple(
             "bound-ignored",
             "A queue takes more ready tasks than its policy allows.",
             _BATCH,
-            "policy.max_ready or ",
-            "",
+            "not (h.policy.max_ready or h.policy.ttl_ms)",
+            "not h.policy.ttl_ms",
             _RULES,
         ),
         (
@@ -164,6 +166,30 @@ LANE: Final = tuple(
             "                self._settled += written\n",
             "",
             ("machine", "simulate"),
+        ),
+        (
+            "refusal-swallowed",
+            "The log refuses a turn of plain commands, which are answered as if they had happened.",
+            _SERVICE,
+            "            return Turn(self._answered, (), self._events, refused)\n",
+            "            return Turn(self._answered, (), self._events)\n",
+            ("lane",),
+        ),
+        (
+            "turn-at-once-in-spite-of-waiters",
+            "A turn that nothing arrived for is over at once, although somebody's time to wait is up.",
+            _SERVICE,
+            "self._inbox or self._waiters or ",
+            "self._inbox or ",
+            ("service",),
+        ),
+        (
+            "not-in-the-log-yet",
+            "The turn is written before what plain commands did is part of it.",
+            _DURABLE,
+            "        self._memory.settle()\n        happened",
+            "        happened",
+            ("simulate", "machine"),
         ),
         (
             "held-back-without-a-turn",

@@ -29,11 +29,19 @@ LOG: Final = (
         "reply-before-fsync",
         "The reply leaves while the sync is still under way.",
         _DURABLE,
-        "                await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-        "            self._sync_took_ms",
-        "                asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-        "            self._sync_took_ms",
+        "        await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+        "        self._sync_took_ms",
+        "        asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
+        "        self._sync_took_ms",
         ("backends", "simulate", "failures"),
+    ),
+    Mutant(
+        "small-turn-not-synced",
+        "A turn that is small enough to be synced where it is is not synced at all.",
+        _DURABLE,
+        "            self._journal.sync()\n            self._sync_took_ms",
+        "            self._sync_took_ms",
+        ("failures", "backends", "simulate"),
     ),
     Mutant(
         "reply-before-write",
@@ -47,7 +55,7 @@ LOG: Final = (
         "refused-turn-stays",
         "The queues keep what the log refused.",
         _DURABLE,
-        "        except LogRefused as refused:\n            self._memory.take_back()\n",
+        "        except LogRefused as refused:\n            memory.take_back()\n",
         "        except LogRefused as refused:\n",
         ("failures", "backends"),
     ),
