@@ -168,7 +168,7 @@ LANE: Final = tuple(
             ("machine", "simulate"),
         ),
         (
-            "refusal-swallowed",
+            "refusal-of-a-turn-at-once-swallowed",
             "The log refuses a turn of plain commands, which are answered as if they had happened.",
             _SERVICE,
             "            return Turn(self._answered, (), self._events, refused)\n",
