@@ -219,6 +219,7 @@ FAULTS: list[tuple[Fault, SystemFactory, str]] = [
 
 
 SEEDS = {
+    "snapshot_of_another_moment": 1,
     "wake_up_lost": 1,
     "attempt_not_counted": 2,
     "ack_ignores_its_lease": 3,
