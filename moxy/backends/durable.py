@@ -133,7 +133,8 @@ class DurableBackend:
         while True:
             await asyncio.sleep(1)
             await self._sync()
-            await asyncio.get_running_loop().run_in_executor(self._keeper, self._journal.prepare)
+            if self._journal.is_filling:
+                await asyncio.get_running_loop().run_in_executor(self._keeper, self._journal.prepare)
             if self._journal.events_since_snapshot >= self._snapshot_every:
                 await self._snapshot()
 

@@ -34,6 +34,9 @@ from moxy.journal.snapshots import Breathe
 
 SEGMENT_BYTES: Final = 64 << 20
 MARK_EVERY_BYTES: Final = 1 << 16
+_PREPARE_AT: Final = 4
+"""The next segment is prepared when one part in so many of this one is used: a server that has just begun, and one that
+has little to do, is spared a disk that is busy with zeros, and their space."""
 _SPARE_NAME: Final = "spare" + UNFINISHED_SUFFIX
 _SNAPSHOTS_KEPT: Final = 2
 """The newest one, and the one that a start falls back to when it is bad."""
@@ -127,6 +130,11 @@ class Journal:
     def bytes_since_snapshot(self) -> int:
         """How many bytes of records those are."""
         return self._logged_bytes - self._snapshot.logged_bytes
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether so much of the segment is used that it is time to `prepare` the next."""
+        return self._place.at_bytes * _PREPARE_AT >= self._segment_bytes
 
     # Writing
 

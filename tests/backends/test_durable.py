@@ -164,6 +164,25 @@ def test_after_a_slow_sync_the_next_one_does_not_stop_the_loop(monkeypatch: pyte
     assert disk.were_here() == [True, True, False, True]
 
 
+def test_the_next_segment_is_prepared_beside_when_this_one_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SimDisk()
+    world = World(disk)
+    moments: list[bool] = []
+
+    async def a_second(_: float) -> None:
+        """What a second comes to: the first two times nothing, then much work."""
+        if len(moments) == 2:
+            await world.turn_async(Enqueue("jobs", b"x" * 5_000))
+        moments.append("spare.tmp" in disk.names())
+        if len(moments) == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", a_second)
+    with suppress(asyncio.CancelledError):
+        asyncio.run(world.backend.run(lambda: None))
+    assert moments == [False, False, False, True]
+
+
 def test_always_answers_only_what_survives_a_power_cut() -> None:
     disk = SimDisk()
     world = World(disk)

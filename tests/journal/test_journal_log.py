@@ -83,6 +83,17 @@ def test_segments_roll_chain_and_hold_a_batch_larger_than_themselves() -> None:
     assert recovered.events == 39
 
 
+def test_it_is_time_for_the_next_segment_when_a_quarter_of_one_is_used() -> None:
+    store = Store(SimDisk(), segment_bytes=8192)
+    assert not store.journal.is_filling
+    filling = []
+    for batch in random_batches(3, 20):
+        write(store.journal, [batch])
+        filling.append((store.journal._place.at_bytes >= 2048, store.journal.is_filling))
+    assert {used for used, _ in filling} == {False, True}
+    assert all(used == told for used, told in filling)
+
+
 def test_a_prepared_segment_is_used_and_swept_up_when_it_was_not() -> None:
     disk = SimDisk()
     store = Store(disk, segment_bytes=1024)
