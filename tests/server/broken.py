@@ -21,9 +21,8 @@ from moxy.core.events import Acked, Released
 from moxy.core.heart import Heart
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState
-from moxy.journal import frames
+from moxy.journal import frames, journal
 from moxy.journal.disk import OsFile
-from moxy.journal.journal import Journal
 
 
 def volatile() -> None:
@@ -61,7 +60,7 @@ def sync_fails() -> None:
 
 def reply_before_fsync() -> None:
     volatile()
-    Journal.sync = lambda self: self.last_sequence  # type: ignore[method-assign]
+    journal.sync_or_fail = lambda file: None  # compiled code looks up what comes of a module that is not
 
 
 def ack_ignores_its_lease() -> None:
