@@ -353,16 +353,17 @@ class Service:
         self._quiet_until_ms = self._clock.now_ms() + _QUIET_MS
 
     async def _feed(self, news: list[str]) -> None:
-        """After the commit: let the blocked readers of events have what is new."""
+        """After the commit: let the blocked readers of events have what is new. Any of them may go meanwhile."""
         changed = dict.fromkeys([*news, *(some.queue for some in (*self._settled, *self._events))])
-        for queue in [queue for queue in changed if queue in self._reading]:
-            for arrival, waiter in list(self._reading[queue].items()):
+        for queue in changed:
+            for arrival, waiter in list(self._reading.get(queue, {}).items()):
                 assert isinstance(waiter.intent, ReadEvents)
-                read = await self._backend.events(waiter.intent)
-                if isinstance(read, Done) and not _has_events(read):
+                if arrival not in self._waiters:
                     continue
-                self._waiters.dismiss(arrival)
-                self._take_read(waiter.request, read)
+                read = await self._backend.events(waiter.intent)
+                if arrival in self._waiters and not (isinstance(read, Done) and not _has_events(read)):
+                    self._waiters.dismiss(arrival)
+                    self._take_read(waiter.request, read)
 
     def _hand_over(self, answered: Sequence[Request]) -> None:
         """After the commit: note who holds bound leases, and take back what nobody is there to receive."""

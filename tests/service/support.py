@@ -8,10 +8,10 @@ import copy
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Self, TypeVar
 
-from moxy.backends.base import CommitRefused, Done, Outcome
+from moxy.backends.base import CommitRefused, Done, Outcome, Slow
 from moxy.backends.memory import MemoryBackend
 from moxy.core.answers import Delivery, Names
-from moxy.core.commands import UNSET, Ack, AckMany, AnyCommand, Fetch, FetchAny, Intent, ListQueues, Nack
+from moxy.core.commands import UNSET, Ack, AckMany, AnyCommand, Fetch, FetchAny, Intent, ListQueues, Nack, ReadEvents
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent
 from moxy.core.ids import split_lease_id
@@ -77,8 +77,8 @@ class WatchedBackend:
     """Queues in memory, and a record of what was asked of them in which order.
 
     `log` gets "execute", "expire", "names" and "commit". `refusing` makes commits fail and puts everything back as it
-    was at the commit before. `during_execute` is called in the middle of the next execute, and `suspends` makes a
-    commit take a moment, as one on a disk does.
+    was at the commit before. `during_execute` and `during_events` are called in the middle of the next of these, and
+    `suspends` makes a commit take a moment, as one on a disk does.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class WatchedBackend:
         self.refusing = ""
         self.suspends = False
         self.during_execute: Callable[[], None] | None = None
+        self.during_events: Callable[[], None] | None = None
         self._kept = self._parts()
 
     def _parts(self) -> dict[str, Any]:
@@ -105,6 +106,12 @@ class WatchedBackend:
     async def expire(self) -> list[AnyEvent]:
         self.log.append("expire")
         return await self.memory.expire()
+
+    async def events(self, query: ReadEvents) -> Outcome | Slow:
+        hook, self.during_events = self.during_events, None
+        if hook is not None:
+            hook()
+        return await self.memory.events(query)
 
     async def names(self, query: ListQueues) -> Names:
         self.log.append("names")
@@ -205,7 +212,8 @@ class World:
     def leftovers(self) -> dict[str, int]:
         """Everything that the service still keeps, after a turn in which nothing happened."""
         self.turn()
-        return {name: len(part) for name, part in parts(self.service).items() if hasattr(part, "__len__") and len(part)}
+        kept = {**parts(self.service), **parts(self.service._waiters)}
+        return {name: len(part) for name, part in kept.items() if hasattr(part, "__len__") and len(part)}
 
 
 def answer(request: Request) -> Any:

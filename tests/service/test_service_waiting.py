@@ -14,6 +14,7 @@ from moxy.core.commands import (
     Intent,
     Pause,
     Purge,
+    ReadEvents,
     Redrive,
     Resume,
     Show,
@@ -536,5 +537,29 @@ def test_a_thousand_waiters_come_and_go_and_leave_nothing_behind() -> None:
     for queue in queues:
         w.say(EnqueueMany(queue, (b"x",) * 100))
     assert all(len(answer(request)) == 1 for request in served)
+    assert w.service.blocked == 0
+    assert w.leftovers() == {}
+
+
+def reader_of(w: World, queue: str, name: str) -> Request:
+    """A client that waits for the next event of a queue."""
+    (reader,) = w.ask(FakeClient(name), ReadEvents(queue, 1, 10, 0))
+    w.turn()
+    assert is_waiting(reader)
+    return reader
+
+
+@pytest.mark.parametrize("queue", ["jobs", "mail"])
+@pytest.mark.parametrize("goes", [0, 1])
+def test_a_reader_may_go_while_events_are_being_read_for_one(queue: str, goes: int) -> None:
+    """From a backend far away they take their time: a client can close in the middle of it, the one that they are read
+    for, or one that is next, of the same queue or of another."""
+    w = World()
+    readers = [reader_of(w, "jobs", "ann"), reader_of(w, queue, "bob")]
+    w.backend.during_events = lambda: w.leave(readers[goes].client)
+    w.say(Enqueue("jobs", b"x"), Enqueue("mail", b"y"))
+    assert w.backend.during_events is None, "nobody left"
+    assert is_waiting(readers[goes])
+    assert len(answer(readers[1 - goes]).events) == 1
     assert w.service.blocked == 0
     assert w.leftovers() == {}
