@@ -133,9 +133,10 @@ class DurableBackend:
         while True:
             await asyncio.sleep(1)
             await self._sync()
-            if self._journal.is_filling:
+            is_snapshot_due = self._journal.events_since_snapshot >= self._snapshot_every
+            if is_snapshot_due or self._journal.is_filling:  # while a snapshot is written nobody looks
                 await asyncio.get_running_loop().run_in_executor(self._keeper, self._journal.prepare)
-            if self._journal.events_since_snapshot >= self._snapshot_every:
+            if is_snapshot_due:
                 await self._snapshot()
 
     async def close(self) -> None:

@@ -34,9 +34,10 @@ from moxy.journal.snapshots import Breathe
 
 SEGMENT_BYTES: Final = 64 << 20
 MARK_EVERY_BYTES: Final = 1 << 16
-_PREPARE_AT: Final = 4
+_PREPARE_AT: Final = 16
 """The next segment is prepared when one part in so many of this one is used: a server that has just begun, and one that
-has little to do, is spared a disk that is busy with zeros, and their space."""
+has little to do, is spared a disk that is busy with zeros, and their space. A small part, since who fills the rest
+before the next look at it waits for zeros."""
 _SPARE_NAME: Final = "spare" + UNFINISHED_SUFFIX
 _SNAPSHOTS_KEPT: Final = 2
 """The newest one, and the one that a start falls back to when it is bad."""

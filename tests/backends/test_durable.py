@@ -65,11 +65,13 @@ class World:
 
     sync_here_events_max = SYNC_HERE_EVENTS_MAX
 
-    def __init__(self, disk: Any, durability: Durability = "always", recent: int = 100_000) -> None:
+    def __init__(
+        self, disk: Any, durability: Durability = "always", recent: int = 100_000, segment_bytes: int = 1 << 14
+    ) -> None:
         self.clock = Clock()
         self.disk = disk
         self.news: list[str] = []
-        self.journal, recovered = Journal.open(disk, 7, T0, segment_bytes=1 << 14)
+        self.journal, recovered = Journal.open(disk, 7, T0, segment_bytes=segment_bytes)
         self.memory = MemoryBackend(self.clock, Zero(), None, recovered.states)
         self.memory.recent.__init__(recent)  # type: ignore[misc]
         self.backend = DurableBackend(
@@ -181,6 +183,28 @@ def test_the_next_segment_is_prepared_beside_when_this_one_fills(monkeypatch: py
     with suppress(asyncio.CancelledError):
         asyncio.run(world.backend.run(lambda: None))
     assert moments == [False, False, False, True]
+
+
+def test_the_next_segment_is_there_before_a_snapshot_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one is written nobody looks whether the segment fills."""
+    disk = FaultyDisk(SimDisk())
+    world = World(disk, segment_bytes=1 << 20)
+    seconds: list[float] = []
+
+    async def a_second(length: float) -> None:
+        if not length:
+            return
+        seconds.append(length)
+        if len(seconds) == 2:
+            raise asyncio.CancelledError
+        await world.turn_async(*enqueues(60))
+        assert not world.journal.is_filling
+
+    monkeypatch.setattr(asyncio, "sleep", a_second)
+    with suppress(asyncio.CancelledError):
+        asyncio.run(world.backend.run(lambda: None))
+    *_, before, last = [name for call, name in disk.calls if call == "create"]
+    assert (before, "snapshot" in last) == ("spare.tmp", True)
 
 
 def test_always_answers_only_what_survives_a_power_cut() -> None:

@@ -83,8 +83,8 @@ def test_segments_roll_chain_and_hold_a_batch_larger_than_themselves() -> None:
     assert recovered.events == 39
 
 
-def test_it_is_time_for_the_next_segment_when_a_quarter_of_one_is_used() -> None:
-    store = Store(SimDisk(), segment_bytes=8192)
+def test_it_is_time_for_the_next_segment_when_a_sixteenth_of_one_is_used() -> None:
+    store = Store(SimDisk(), segment_bytes=32768)
     assert not store.journal.is_filling
     filling = []
     for batch in random_batches(3, 20):
