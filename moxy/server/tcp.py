@@ -284,6 +284,7 @@ class Server:
                 touched.append(link)
         for link in touched:
             link.is_touched = False
+        for link in touched:
             link.flush()
 
     def _set_timer(self) -> None:
