@@ -34,15 +34,15 @@ from moxy.core.events import (
 from moxy.core.heart import place_of, ttl_place_of
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.order import Key
-from moxy.core.state import QueueState
+from moxy.core.reading import Keys, Readable
 from moxy.core.tasks import Task, Totals
 from moxy.core.views import max_attempts
 
-Check = Callable[[QueueState], str | None]
-StepCheck = Callable[[QueueState, Sequence[AnyEvent], QueueState], str | None]
+Check = Callable[[Readable], str | None]
+StepCheck = Callable[[Readable, Sequence[AnyEvent], Readable], str | None]
 
 
-def conservation(s: QueueState) -> str | None:
+def conservation(s: Readable) -> str | None:
     """I1: enqueued = scheduled + ready + processing + dead + acked + deleted.
 
     There is no room in it for `expired` and `failed`: between two events of one batch it does not hold.
@@ -58,7 +58,7 @@ def conservation(s: QueueState) -> str | None:
     return None
 
 
-def one_lease(s: QueueState) -> str | None:
+def one_lease(s: Readable) -> str | None:
     """I2: at most one live lease per task, and one exactly while processing."""
     return next((sentence for task in s.tasks.values() if (sentence := odd_lease(task))), None)
 
@@ -70,7 +70,7 @@ def odd_lease(task: Task) -> str | None:
     return None
 
 
-def tokens(s: QueueState) -> str | None:
+def tokens(s: Readable) -> str | None:
     """I3: no token above the last one given, and none twice."""
     seen = [task.token for task in s.tasks.values() if task.token]
     if len(seen) != len(set(seen)):
@@ -80,13 +80,14 @@ def tokens(s: QueueState) -> str | None:
     return None
 
 
-def orders(s: QueueState) -> str | None:
+def orders(s: Readable) -> str | None:
     """I7, its ground: every order holds exactly the tasks of its state, sorted."""
     if one_lease(s) or reasons(s):
         return None  # a task without what its place is made of: told there
-    for state in (READY, SCHEDULED, PROCESSING, DEAD):
+    kept: dict[str, Keys] = {READY: s.ready, SCHEDULED: s.scheduled, PROCESSING: s.processing, DEAD: s.dead}
+    for state, order in kept.items():
         expected = sorted(place_of(task) for task in s.tasks.values() if task.state == state)
-        if list(s.order_of(state)) != expected:
+        if list(order) != expected:
             return f"I7: the order of {state} tasks is not that of the tasks"
     ttls: list[Key] = sorted(key for task in s.tasks.values() if (key := ttl_place_of(task)))
     if list(s.expiring) != ttls:
@@ -94,7 +95,7 @@ def orders(s: QueueState) -> str | None:
     return None
 
 
-def reasons(s: QueueState) -> str | None:
+def reasons(s: Readable) -> str | None:
     """I9: a dead task has one of three causes, and a reason."""
     return next((sentence for task in s.tasks.values() if (sentence := odd_death(task))), None)
 
@@ -108,7 +109,7 @@ def odd_death(task: Task) -> str | None:
     return None
 
 
-def identities(s: QueueState) -> str | None:
+def identities(s: Readable) -> str | None:
     """I14: an id exists once; I5: no number from the future."""
     named = {task.task_id: number for number, task in s.tasks.items()}
     if len(named) != len(s.tasks) or named != dict(s.numbers.items()):
@@ -129,7 +130,7 @@ STATE_CHECKS: Final[dict[str, Check]] = {
 }
 
 
-def sequence(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+def sequence(before: Readable, events: Sequence[AnyEvent], after: Readable) -> str | None:
     """I15: no gap, and time never goes back."""
     seq, at_ms = before.seq, before.at_ms
     for event in events:
@@ -141,7 +142,7 @@ def sequence(before: QueueState, events: Sequence[AnyEvent], after: QueueState) 
     return None
 
 
-def rising_tokens(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+def rising_tokens(before: Readable, events: Sequence[AnyEvent], after: Readable) -> str | None:
     """I3: each lease has a token above all before it."""
     last = before.last_token
     for event in events:
@@ -152,7 +153,7 @@ def rising_tokens(before: QueueState, events: Sequence[AnyEvent], after: QueueSt
     return None
 
 
-def no_return(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+def no_return(before: Readable, events: Sequence[AnyEvent], after: Readable) -> str | None:
     """I5: what was acked or deleted is gone, and stays so."""
     gone = {event.number for event in events if isinstance(event, Acked | Deleted)}
     back = [number for number in gone if number in after.tasks]
@@ -160,7 +161,7 @@ def no_return(before: QueueState, events: Sequence[AnyEvent], after: QueueState)
     return f"I5: tasks {back + old} came back" if back or old else None
 
 
-def no_early_expiry(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+def no_early_expiry(before: Readable, events: Sequence[AnyEvent], after: Readable) -> str | None:
     """I6: a lease that was live before the step expires at its deadline, not earlier."""
     for event in events:
         if isinstance(event, Expired) and (task := before.tasks.get(event.number)) and task.lease:
@@ -195,7 +196,7 @@ def count(totals: dict[str, int], events: Iterable[AnyEvent]) -> None:
             totals[_TOTAL_OF[type(event)]] += 1
 
 
-def counters(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+def counters(before: Readable, events: Sequence[AnyEvent], after: Readable) -> str | None:
     """I8: each total moved by the number of its events."""
     expected: dict[str, int] = asdict(before.totals)
     count(expected, events)
@@ -204,7 +205,7 @@ def counters(before: QueueState, events: Sequence[AnyEvent], after: QueueState) 
     return None
 
 
-def told_attempts(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+def told_attempts(before: Readable, events: Sequence[AnyEvent], after: Readable) -> str | None:
     """I8: the attempts that an event tells are those that the reducer counts."""
     counts: dict[int, int] = {}
     for event in events:
@@ -222,7 +223,7 @@ def told_attempts(before: QueueState, events: Sequence[AnyEvent], after: QueueSt
     return None
 
 
-def buried_for_a_reason(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> str | None:
+def buried_for_a_reason(before: Readable, events: Sequence[AnyEvent], after: Readable) -> str | None:
     """I9: attempts really used up, a fatal NACK just before, or a TTL that ran out; each of this very task."""
     previous: AnyEvent | None = None
     for event in events:
@@ -258,7 +259,7 @@ STEP_CHECKS: Final[dict[str, StepCheck]] = {
 }
 
 
-def first_eligible(before: QueueState, command: Command, events: Sequence[AnyEvent]) -> str | None:
+def first_eligible(before: Readable, command: Command, events: Sequence[AnyEvent]) -> str | None:
     """I7: what a FETCH leased is, each time, the best ready task: priority, then place. Recounted without the orders.
 
     Due work comes first inside a FETCH, so the comparison starts from the tasks as the events before the lease left
@@ -280,11 +281,11 @@ def first_eligible(before: QueueState, command: Command, events: Sequence[AnyEve
     return None
 
 
-def broken(state: QueueState) -> list[str]:
+def broken(state: Readable) -> list[str]:
     """A sentence for each state invariant that does not hold."""
     return [sentence for check in STATE_CHECKS.values() if (sentence := check(state))]
 
 
-def broken_by(before: QueueState, events: Sequence[AnyEvent], after: QueueState) -> list[str]:
+def broken_by(before: Readable, events: Sequence[AnyEvent], after: Readable) -> list[str]:
     """A sentence for each invariant that the step from `before` to `after` breaks, those of `after` included."""
     return [sentence for check in STEP_CHECKS.values() if (sentence := check(before, events, after))] + broken(after)

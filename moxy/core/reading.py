@@ -1,40 +1,22 @@
 """What readers of a state are given for its collections: they always show that state, whatever happens meanwhile.
 
-Lives here: read access as mappings and sorted collections. Must not: change anything, or be on the way of a command.
-Each access asks the state for its structures anew, since another version may have had them in between.
+Lives here: read access as mappings and sorted collections, and all of a state read at once. Must not: change anything,
+or be on the way of a command. Each access to a view asks the state for its structures anew, since another version may
+have had them in between; a `Reading` is a copy.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol, final
 
-from moxy.core.heart import Heart
+import msgspec
+
+from moxy.core.heart import EXPIRING, FORGETTING, Heart
+from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.order import Key
-from moxy.core.tasks import Task
+from moxy.core.policy import Policy
+from moxy.core.tasks import Task, Totals
 
 _PAGE: Final = 64
-
-FIELDS: Final = (
-    "name",
-    "policy",
-    "seq",
-    "at_ms",
-    "born_ms",
-    "paused",
-    "next_number",
-    "last_token",
-    "totals",
-    "tasks",
-    "numbers",
-    "ready",
-    "scheduled",
-    "processing",
-    "dead",
-    "expiring",
-    "limbo",
-    "remembered",
-    "forgetting",
-)
-"""All that can be read of a state."""
 
 
 class Version(Protocol):
@@ -130,15 +112,133 @@ class OrderView:
         return page[0] if page else None
 
 
-def different(one: object, other: object) -> list[str]:
+class Keys(Protocol):
+    """Keys in order: an `OrderView`, or a list of them."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Key]: ...
+
+
+class Readable(Protocol):
+    """All that can be read of a state: of the state itself, or of a `Reading` of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def policy(self) -> Policy: ...
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def at_ms(self) -> int: ...
+
+    @property
+    def born_ms(self) -> int: ...
+
+    @property
+    def paused(self) -> bool: ...
+
+    @property
+    def next_number(self) -> int: ...
+
+    @property
+    def last_token(self) -> int: ...
+
+    @property
+    def totals(self) -> Totals: ...
+
+    @property
+    def limbo(self) -> int: ...
+
+    @property
+    def tasks(self) -> Mapping[int, Task]: ...
+
+    @property
+    def numbers(self) -> Mapping[str, int]: ...
+
+    @property
+    def remembered(self) -> Mapping[str, tuple[int, int]]: ...
+
+    @property
+    def ready(self) -> Keys: ...
+
+    @property
+    def scheduled(self) -> Keys: ...
+
+    @property
+    def processing(self) -> Keys: ...
+
+    @property
+    def dead(self) -> Keys: ...
+
+    @property
+    def expiring(self) -> Keys: ...
+
+    @property
+    def forgetting(self) -> Keys: ...
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A state read at once: plain lists and dicts, for whoever looks many times at all of it. Compares by value."""
+
+    name: str
+    policy: Policy
+    seq: int
+    at_ms: int
+    born_ms: int
+    paused: bool
+    next_number: int
+    last_token: int
+    totals: Totals
+    limbo: int
+    tasks: dict[int, Task]
+    numbers: dict[str, int]
+    remembered: dict[str, tuple[int, int]]
+    ready: list[Key]
+    scheduled: list[Key]
+    processing: list[Key]
+    dead: list[Key]
+    expiring: list[Key]
+    forgetting: list[Key]
+
+
+FIELDS: Final = Reading.__struct_fields__
+"""All that can be read of a state."""
+
+
+def reading_of(version: Version) -> Reading:
+    """All of a state, copied: linear in what it holds."""
+    heart = version.heart()
+    image = heart.image()
+    tasks = {task.number: task for task in image.tasks}
+    found = {task.task_id: heart.number_of(task.task_id) for task in tasks.values()}
+    return Reading(
+        image.name,
+        image.policy,
+        image.seq,
+        image.at_ms,
+        image.born_ms,
+        image.paused,
+        image.next_number,
+        image.last_token,
+        image.totals,
+        heart.limbo,
+        tasks,
+        {task_id: number for task_id, number in found.items() if number is not None},
+        image.remembered,
+        heart.following(READY, None, heart.count(READY)),
+        heart.following(SCHEDULED, None, heart.count(SCHEDULED)),
+        heart.following(PROCESSING, None, heart.count(PROCESSING)),
+        heart.following(DEAD, None, heart.count(DEAD)),
+        heart.following(EXPIRING, None, heart.count(EXPIRING)),
+        heart.following(FORGETTING, None, heart.count(FORGETTING)),
+    )
+
+
+def different(one: Version, other: Version) -> list[str]:
     """The names of the fields in which two states differ. Collections are compared item by item."""
-    mine = [plain(getattr(one, field)) for field in FIELDS]
-    theirs = [plain(getattr(other, field)) for field in FIELDS]
-    return [field for field, a, b in zip(FIELDS, mine, theirs, strict=True) if a != b]
-
-
-def plain(value: object) -> object:
-    """A field of a state as a value of its own: a list of keys, a dict, or what it is already."""
-    if isinstance(value, OrderView):
-        return list(value)
-    return dict(value) if isinstance(value, Tasks | Names | Memories) else value
+    mine, theirs = reading_of(one), reading_of(other)
+    return [field for field in FIELDS if getattr(mine, field) != getattr(theirs, field)]

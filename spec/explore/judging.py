@@ -45,8 +45,8 @@ from moxy.core.events import (
 from moxy.core.ids import digits, lease_id
 from moxy.core.invariants import broken_by, first_eligible
 from moxy.core.lifecycle import DEAD, READY, SCHEDULED
-from moxy.core.reading import different
-from moxy.core.state import QueueState
+from moxy.core.reading import FIELDS, Reading, reading_of
+from moxy.core.state import QueueState, state_of
 from spec.explore.scopes import QUEUE
 from spec.explore.telling import brief
 from spec.explore.worlds import World, is_known
@@ -81,20 +81,21 @@ def take(world: World, command: Command, refusals: tuple[str, ...], seed: int, d
         raise Broken(f"apply failed: {type(error).__name__}: {error}") from error
     if not events and decision.state is not before:
         raise Broken("I12: the state changed, and no event says so")
+    reached = World(after, now_ms) if events else world
     if events:
-        _judge_step(world, command, decision, after)
+        _judge_step(world, command, decision, reached.read)
     if isinstance(command, LeaseCommand):
-        _judge_lease(world, command, decision, after)
+        _judge_lease(world, command, decision, reached.read)
     elif isinstance(command, Fetch | Tick):
-        _judge_due_work(world, command, decision, after, apply)
+        _judge_due_work(world, command, decision, reached, apply)
     elif isinstance(command, Enqueue):
         _judge_enqueue(world, command, events)
-    return World(after, now_ms) if events else world
+    return reached
 
 
-def _judge_step(world: World, command: Command, decision: Decision, after: QueueState) -> None:
+def _judge_step(world: World, command: Command, decision: Decision, after: Reading) -> None:
     """What holds for every step, whatever the command was."""
-    before, now_ms = world.still, world.now_ms
+    before, now_ms = world.read, world.now_ms
     events = decision.events
     for event in events:
         if not isinstance(event, Expired):
@@ -102,7 +103,7 @@ def _judge_step(world: World, command: Command, decision: Decision, after: Queue
         task = before.tasks.get(event.number)
         if task and task.lease and task.lease.deadline_ms > now_ms:
             raise Broken(f"I6: it is {now_ms}, and a lease until {task.lease.deadline_ms} expired")
-    if not _same(decision.state, after):
+    if reading_of(decision.state) != after:
         raise Broken("I10: the events do not lead to the state that was decided")
     if any(event.at_ms != now_ms for event in events):
         raise Broken(f"I15: it is {now_ms}, and something else is written in {events}")
@@ -112,21 +113,15 @@ def _judge_step(world: World, command: Command, decision: Decision, after: Queue
     _judge_tasks(world, command, events, after)
 
 
-def _same(one: QueueState, other: QueueState) -> bool:
-    """Equal in every field. `==` will not do: states are compared by identity there."""
-    return one is other or not different(one, other)
-
-
-def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], after: QueueState) -> None:
+def _judge_tasks(world: World, command: Command, events: Sequence[AnyEvent], after: Reading) -> None:
     """What becomes of each task: only what the events say, and nothing that is not allowed to change."""
-    before, now_ms = world.still, world.now_ms
+    before, now_ms = world.read, world.now_ms
     named = {event.number for event in events if isinstance(event, TaskEvent)}
     purged = any(isinstance(event, Purged) for event in events)
     redriven = {event.number for event in events if isinstance(event, Redriven)}
     charged = _charged(events)
-    tasks = dict(after.tasks)
     for number, old in before.tasks.items():
-        new = tasks.get(number)
+        new = after.tasks.get(number)
         if new == old:
             continue
         if number not in named and not (purged and new is None):
@@ -169,9 +164,7 @@ def _charged(events: Sequence[AnyEvent]) -> Counter[int]:
     )
 
 
-def _judge_return(
-    before: QueueState, event: Requeued | Released | DeadLettered, after: QueueState, now_ms: int
-) -> None:
+def _judge_return(before: Reading, event: Requeued | Released | DeadLettered, after: Reading, now_ms: int) -> None:
     task = after.tasks.get(event.number)
     if task is None:
         return
@@ -187,9 +180,9 @@ def _judge_return(
             raise Broken(f"I9: {task.task_id!r} is back after its TTL")
 
 
-def _judge_lease(world: World, command: LeaseCommand, decision: Decision, after: QueueState) -> None:
+def _judge_lease(world: World, command: LeaseCommand, decision: Decision, after: Reading) -> None:
     """I4, and what an EXTEND promises."""
-    task = world.still.tasks.get(command.number)
+    task = world.read.tasks.get(command.number)
     if task is None or task.lease is None or task.lease.lease_id != command.lease_id:
         raise Broken(f"I4: {command} had an effect, and its lease is void")
     if isinstance(command, Extend):
@@ -203,19 +196,20 @@ def _judge_lease(world: World, command: LeaseCommand, decision: Decision, after:
         raise Broken(f"L2: {brief(command)} did not end the lease, or the task: {left}")
 
 
-def _judge_due_work(world: World, command: Fetch | Tick, decision: Decision, after: QueueState, apply: Apply) -> None:
+def _judge_due_work(world: World, command: Fetch | Tick, decision: Decision, reached: World, apply: Apply) -> None:
     """That nothing due is left; for a FETCH I7, the first and as many as asked, and that the answer is the truth."""
-    before, now_ms = world.still, world.now_ms
+    before, after, now_ms = world.read, reached.read, world.now_ms
     events = decision.events
-    due_ms = after.next_due_ms()
+    due_ms = reached.state.next_due_ms()
     if due_ms is not None and due_ms <= now_ms:
         raise Broken(f"L2: it is {now_ms}, and what is due at {due_ms} was left undone")
     if isinstance(command, Tick):
         return
     due = list(takewhile(lambda event: not isinstance(event, Leased), events))
-    middle = world.state
+    state = world.state
     for event in due:
-        middle = apply(middle, event)
+        state = apply(state, event)
+    middle = reading_of(state) if due else before
     leased = events[len(due) :]
     sentence = first_eligible(middle, command, leased)
     if sentence:
@@ -283,9 +277,10 @@ def _probes(world: World) -> Iterator[tuple[Command, str]]:
 def judge_image(world: World) -> None:
     """I10: what a snapshot keeps of a state makes the same state. Raises Broken."""
     try:
-        fields = different(world.state, world.still)
+        again = reading_of(state_of(world.state.image()))
     except ValueError as error:
         raise Broken(f"I10: no state can be made of what a snapshot keeps: {error}") from error
+    fields = [field for field in FIELDS if getattr(world.read, field) != getattr(again, field)]
     if fields:
         raise Broken(f"I10: what a snapshot keeps makes another state: {', '.join(fields)} differ")
 

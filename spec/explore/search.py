@@ -46,7 +46,7 @@ class Explorer:
 
     def take(self, world: World, move: Move) -> World:
         if not move.commands:
-            return World(world.state, world.now_ms + 1)
+            return world.later()
         for command in move.commands:
             world = take(world, command, move.refusals, move.seed, self.decide, self.apply)
         return world
@@ -90,7 +90,7 @@ class Explorer:
                             return self.tell(f"{to + 1} states, and no end of them: something grows", self.path(at))
                         self.parents.append(at)
                         self.ways.append(way)
-                        following.append(after)
+                        following.append(World(after.state, after.now_ms))  # unread: a level has many worlds
                     if to != at:
                         edges.add((to, codes.setdefault(move.name, len(codes))))
                 for to, code in sorted(edges):
@@ -98,7 +98,7 @@ class Explorer:
                     self.names.append(code)
                 self.starts.append(len(self.targets))
                 at += 1
-                del world.still  # it was for judging this world's moves, and a level has many worlds
+                del world.read  # it was for judging this world's moves
             level = following
             self.depth += bool(level)
         self.name_of = sorted(codes, key=codes.__getitem__)
@@ -213,7 +213,7 @@ class Explorer:
             move = moves(self.scope, world)[way]
             if not move.commands:
                 lines.append(f"{number:>3}. {'':>4}  1 ms passes")
-                world = World(world.state, world.now_ms + 1)
+                world = world.later()
             for command in move.commands:
                 world = self.retake(world, command, move.seed, number, lines)
         for asked in last:

@@ -3,6 +3,7 @@
 What lives here: `moves`, and what is left out of a state (`reduced`, `whole`). What must not live here: a judgement.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -11,7 +12,8 @@ import msgspec
 from moxy.core.commands import UNSET, Ack, Command, Configure, Delete, Extend, Nack, Redrive, Release, Tick
 from moxy.core.errors import FULL, LEASED, MAXHOLD, NOTASK
 from moxy.core.lifecycle import DEAD, PROCESSING
-from moxy.core.state import QueueState, state_of
+from moxy.core.reading import Reading, reading_of
+from moxy.core.state import QueueState
 from moxy.core.tasks import Task
 from spec.explore.scopes import QUEUE, Scope
 
@@ -28,11 +30,21 @@ class World:
         self.state: Final = state
         self.now_ms: Final = now_ms
 
+    def later(self) -> "World":
+        """A millisecond passed."""
+        world = World(self.state, self.now_ms + 1)
+        world.read = self.read
+        return world
+
     @cached_property
-    def still(self) -> QueueState:
-        """The state once more, with a heart of its own: a step is judged by reading what was before and what is after
-        in turns, and two versions of one queue would hand their heart to and fro each time (`moxy.core.state`)."""
-        return state_of(self.state.image())
+    def read(self) -> Reading:
+        """All of the state. A step is judged by reading what was before and what is after in turns, and two versions of
+        one queue would hand their heart to and fro each time (`moxy.core.state`)."""
+        return reading_of(self.state)
+
+    def held(self) -> Iterator[Task]:
+        """The tasks under a lease, in the order of their deadlines."""
+        return (self.read.tasks[number] for _, _, number in self.read.processing)
 
 
 class Move(NamedTuple):
@@ -46,7 +58,7 @@ class Move(NamedTuple):
 
 def moves(scope: Scope, world: World) -> list[Move]:
     """All that can happen here, in a fixed order: a path is kept as positions in these lists."""
-    state = world.state
+    state = world.read
     found = [Move(ADVANCE, ()), *(Move("Tick", (Tick(QUEUE),), seed=seed) for seed in scope.seeds)]
     left = state.totals.enqueued < scope.tasks
     full = 0 < state.policy.max_ready <= len(state.ready) + len(state.scheduled)
@@ -58,7 +70,7 @@ def moves(scope: Scope, world: World) -> list[Move]:
             found.append(Move("Enqueue", (msgspec.structs.replace(enqueue, payload=payload),), refusals))
     found += [Move("Fetch", (fetch,)) for fetch in scope.fetches]
     dropped: dict[str, list[Command]] = {}
-    for task in state.in_state(PROCESSING):
+    for task in world.held():
         lease = task.lease
         assert lease is not None
         held = (QUEUE, lease.lease_id, task.number, lease.token)
@@ -90,7 +102,7 @@ def place_in_line(task: Task) -> int:
 
 def is_known(world: World, task_id: str) -> bool:
     """I14 in its own words: somebody has the id, or somebody who had it is gone inside the window."""
-    state = world.still
+    state = world.read
     if any(task.task_id == task_id for task in state.tasks.values()):
         return True
     until_ms, _ = state.remembered.get(task_id, (0, 0))
@@ -122,7 +134,7 @@ def reduced(scope: Scope, world: World) -> bytes:
 
     What is left out was still checked, each step's own change of it, before it was left out.
     """
-    state, now_ms = world.state, world.now_ms
+    state, now_ms = world.read, world.now_ms
     policy = state.policy
     fixed = not any(isinstance(command, Configure) for command in scope.operators)
 
@@ -149,7 +161,7 @@ def reduced(scope: Scope, world: World) -> bytes:
     held = []
     by_token: list[int] = []
     connections: dict[str, int] = {}
-    for task in state.in_state(PROCESSING):
+    for task in world.held():
         lease = task.lease
         assert lease is not None
         cap_ms = state.policy.max_hold_ms
@@ -178,7 +190,7 @@ def whole(scope: Scope, world: World) -> bytes:
 
     Times are relative and what is overdue is 0, as above; everything that Moxy.tla has a variable for is here.
     """
-    state, now_ms = world.state, world.now_ms
+    state, now_ms = world.read, world.now_ms
     nth = {task.number: int(task.payload) for task in state.tasks.values()}
     here = {int(task.payload): task for task in state.tasks.values()}
     rows: list[tuple[str, int, int, int]] = []

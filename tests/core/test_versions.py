@@ -16,7 +16,7 @@ from moxy.core.decider import decide
 from moxy.core.errors import IllegalEvent, Refused
 from moxy.core.events import AnyEvent, Enqueued, Leased
 from moxy.core.packing import Fresh
-from moxy.core.reading import different
+from moxy.core.reading import FIELDS, different, reading_of
 from moxy.core.reducer import apply
 from moxy.core.state import QueueState, state_of
 from tests.core import oracle
@@ -115,6 +115,7 @@ def test_a_state_made_of_an_image_is_the_state(seed: int) -> None:
     copy = state_of(image)
     assert dump(copy) == was
     assert different(copy, world.state) == []
+    assert {field: dump(getattr(reading_of(copy), field)) for field in FIELDS} == was
     for event in futures(Pair(copy, persistent(copy)), seed, 20):
         copy = apply(copy, event)
     assert dump(state_of(image)) == was, "an image changed with the state that was made of it"

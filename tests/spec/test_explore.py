@@ -22,7 +22,6 @@ from moxy.core.state import QueueState, state_of
 from moxy.core.tasks import Image
 from spec import explore
 from spec.explore import QUEUE, SCOPES, Scope, World, judging, search
-from spec.explore import worlds as worlds_module
 from spec.explore.__main__ import main
 from spec.explore.judging import take
 from spec.explore.telling import brief
@@ -353,7 +352,7 @@ def test_a_queue_that_cannot_be_emptied_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_snapshot_that_forgets_something_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worlds_module, "state_of", lambda image: state_of(replace(image, last_token=0)))
+    monkeypatch.setattr(judging, "state_of", lambda image: state_of(replace(image, last_token=0)))
     violation = explore.explore(SCOPES["plain"]).violation
     assert violation is not None
     assert violation.sentence == "I10: what a snapshot keeps makes another state: last_token differ"
@@ -364,7 +363,7 @@ def test_a_state_that_a_snapshot_cannot_keep_is_found(monkeypatch: pytest.Monkey
     def twice(image: Image) -> QueueState:
         return state_of(replace(image, tasks=(*image.tasks, *image.tasks)))
 
-    monkeypatch.setattr(worlds_module, "state_of", twice)
+    monkeypatch.setattr(judging, "state_of", twice)
     violation = explore.explore(SCOPES["plain"]).violation
     assert violation is not None
     assert violation.sentence.startswith("I10: no state can be made of what a snapshot keeps: task ")
