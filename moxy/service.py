@@ -64,6 +64,8 @@ class Service:
         self._woken: dict[str, None] = {}
         self._retries: list[Request] = []
         self._quiet_until_ms = 0
+        self.is_committing = False
+        """Whether the turn under way waits for its commit: everything in it is decided."""
         self._slow: list[tuple[Request, Slow]] = []
         # Bound leases, both ways.
         self._bound: dict[str, Client] = {}
@@ -170,10 +172,12 @@ class Service:
         refused: Refused | None = None
         try:
             if not self._backend.commit_at_once():
+                self.is_committing = True
                 await self._backend.commit()
         except CommitRefused as refusal:
             refused = Refused(IOERR, str(refusal))
             self._refuse(batch, refused)
+        self.is_committing = False
         if self._reading:
             await self._feed(news)
         self._hand_over(self._answered)

@@ -28,7 +28,7 @@ from moxy.core import invariants
 from moxy.core.events import AnyEvent
 from moxy.core.lifecycle import PROCESSING
 from moxy.core.reducer import apply
-from moxy.core.state import QueueState
+from moxy.core.state import QueueState, state_of
 from moxy.journal.disk import Disk
 from moxy.journal.journal import Journal
 from moxy.server.tcp import Link, Server
@@ -116,7 +116,8 @@ class World:
             self.memory, journal, clock, self.durability, 400, None, None, self._say, self.sync_here_events_max
         )
         self.server = Server(backend, clock, self._say, [lambda turn: self._heard(turn.events)])
-        self.states = dict(recovered.states)
+        # Copies: the server's own are lent to batches, also while an observer is told of the turn before.
+        self.states = {queue: state_of(state.image()) for queue, state in recovered.states.items()}
         bound = [
             task.lease.lease_id
             for state in recovered.states.values()
@@ -331,7 +332,7 @@ class World:
 
     def _drained(self) -> bool:
         assert self.memory is not None
-        if self.memory.uncommitted:
+        if self.memory.uncommitted or self.server is None or not self.server.may_reply:
             return False  # a turn is still on its way to the disk
         states = [self.memory.state_of(queue) for queue in (*QUEUES, PLAIN)]
         return not any(len(s.ready) + len(s.scheduled) + len(s.processing) for s in states)

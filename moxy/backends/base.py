@@ -97,7 +97,10 @@ class Backend(Protocol):
         CommitRefused."""
 
     async def commit(self) -> None:
-        """Return when all that was executed is as durable as promised. Raises CommitRefused."""
+        """Return when all that was executed is as durable as promised. Raises CommitRefused, before it waits.
+
+        While it waits, plain commands can be carried out already: they are of the next turn.
+        """
 
     def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
         """After each turn: in which queues a fetch waits for a task, and in which a reader waits for an event."""

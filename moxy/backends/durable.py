@@ -101,6 +101,7 @@ class DurableBackend:
         self._memory.settle()
         happened = self._memory.uncommitted
         if not happened:
+            self._journal.check()
             return True
         syncs = self._durability == "always"
         if syncs and not self._may_sync_here(happened):

@@ -58,6 +58,8 @@ class MemoryBackend:
         self.recent: Final = recent or Recent()
         self.uncommitted: list[Happened] = []
         """The events of this turn so far, in the order in which they were decided."""
+        self._written: list[Happened] = []
+        """Those of the turn before, while they are on their way to the medium."""
         self._before: dict[str, QueueState | None] = {}
         self._batches: dict[str, Batch] = {}
         self._settled: list[Written] = []
@@ -166,22 +168,24 @@ class MemoryBackend:
     def commit_at_once(self) -> bool:
         """No promise is made about what is only in memory."""
         self.settle()
+        self.written()
         self.accept()
         return True
 
     async def commit(self) -> None:
         self.commit_at_once()
 
-    def accept(self, payload: bytes = b"") -> None:
-        """The turn is committed: what it changed stays, and its events can be read. `payload`: as the log has them."""
+    def written(self) -> None:
+        """The log has the turn: it cannot be taken back any more. What is decided from here on is of the next."""
         if self.uncommitted:
-            self.recent.add(self.uncommitted, payload)
-            self.uncommitted = []
+            self._written, self.uncommitted = self.uncommitted, []
             self._before.clear()
 
-    def written(self) -> None:
-        """The log has the turn: it cannot be taken back any more."""
-        self._before.clear()
+    def accept(self, payload: bytes = b"") -> None:
+        """What was written is committed: its events can be read. `payload`: as the log has them."""
+        if self._written:
+            self.recent.add(self._written, payload)
+            self._written = []
 
     def take_back(self) -> None:
         """The turn is refused: every queue is again as it was before it. Old states are still there to go back to."""

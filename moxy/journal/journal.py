@@ -139,9 +139,14 @@ class Journal:
 
     # Writing
 
+    def check(self) -> None:
+        """Raises LogFailed when something failed for good: then nothing of what was not synced is to be believed."""
+        if self._failure:
+            raise LogFailed(self._failure)
+
     def append(self, happened: Happened) -> None:
         """Gather events for the next record. Raises LogFailed."""
-        self._check()
+        self.check()
         if len(happened):
             self._gathered.append(happened)
             self.gathered += len(happened)
@@ -153,7 +158,7 @@ class Journal:
         Raises LogRefused when it could not be written: the gathered events are dropped, the file is as it was before,
         durably, and the next flush may succeed. Raises LogFailed when not even that is sure.
         """
-        self._check()
+        self.check()
         happened, count = self._gathered, self.gathered
         if not happened:
             return self.last_sequence
@@ -181,7 +186,7 @@ class Journal:
         Raises LogFailed, for good, when the disk did not do it.
         """
         with self._lock:
-            self._check()
+            self.check()
             sequence = self.last_sequence
             if sequence > self._synced:
                 self._sync_locked()
@@ -190,7 +195,7 @@ class Journal:
 
     def prepare(self) -> None:
         """Zero the next segment ahead, so that no flush has to. Blocking; one at a time. Raises LogFailed."""
-        self._check()
+        self.check()
         if self._spare is not None:
             return
         with suppress(OSError):
@@ -231,7 +236,7 @@ class Journal:
         Blocking, for a thread, which may `breathe` between two chunks. Raises LogRefused when it could not be written
         (the log goes on without), LogFailed.
         """
-        self._check()
+        self.check()
         if mark.sequence <= self._snapshot.sequence:
             return ""
         if self._synced < mark.sequence:
@@ -252,7 +257,7 @@ class Journal:
 
         Returns the names. Blocking, for a thread. Raises LogRefused when a file could not be removed, LogFailed.
         """
-        self._check()
+        self.check()
         known = self._snapshots
         kept = known[-_SNAPSHOTS_KEPT:]
         needed_from = kept[0] + 1 if len(kept) == _SNAPSHOTS_KEPT else 1
@@ -307,10 +312,6 @@ class Journal:
 
     # Inside
 
-    def _check(self) -> None:
-        if self._failure:
-            raise LogFailed(self._failure)
-
     def _fail(self, text: str) -> NoReturn:
         self._failure = self._failure or text
         raise LogFailed(text)
@@ -324,7 +325,7 @@ class Journal:
     def _cut_back(self, reason: str) -> NoReturn:
         """After a failed write: the file as it was before, durably. Raises LogRefused, or LogFailed."""
         with self._lock:
-            self._check()
+            self.check()
             try:
                 self._file.truncate(self._place.at_bytes)
             except OSError as e:
@@ -336,7 +337,7 @@ class Journal:
     def _roll(self, created_ms: int) -> None:
         """Begin the next segment, once all of this one is durable. Raises LogRefused, LogFailed."""
         with self._lock:
-            self._check()
+            self.check()
             self._sync_locked()
             self._synced = self.last_sequence
             head = Head(self._log_id, self._place.sequence, created_ms, self._place.chain)

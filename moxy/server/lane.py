@@ -57,13 +57,14 @@ class Told:
 
 @final
 class Lane:
-    """Carries out plain commands between turns. `commands` counts those that no turn has committed yet."""
+    """Carries out plain commands between turns. `commands` counts those that belong to no turn yet."""
 
     __slots__ = (
         "_batch",
         "_batches",
         "_clock",
         "_drawn",
+        "_in_turn",
         "_lease_ms",
         "_nonces",
         "_now_ms",
@@ -71,6 +72,7 @@ class Lane:
         "_raw",
         "_timeout",
         "_told",
+        "_told_in_turn",
         "_waiting",
         "commands",
     )
@@ -90,9 +92,12 @@ class Lane:
         self._nonces = b""
         self._drawn = 0
         self._now_ms = 0
-        """When the first of the commands that no turn has committed came: one time for all of them."""
+        """When the first of the commands that belong to no turn yet came: one time for all of them."""
         self._told: list[Told] = []
         self.commands = 0
+        self._told_in_turn: list[Told] = []
+        self._in_turn = 0
+        """Those of the turn under way."""
 
     def take(self, commands: list[list[bytes]], at: int, worker: str, resp3: bool) -> Told | None:
         """Carry out the plain commands that begin at that index, up to the first that is not. None: there is none."""
@@ -149,18 +154,22 @@ class Lane:
         self.commands += at - first
         return told
 
+    def turn_begins(self) -> None:
+        """What was carried out so far belongs to a turn now; what comes from here on will belong to the next."""
+        self._told_in_turn, self._told = self._told, []
+        self._in_turn, self.commands = self.commands, 0
+        self._let_go()
+
     def turn_over(self, refused: Refused | None) -> int:
-        """The turn that the replies so far belong to is committed, or refused: then none of it happened. How many
-        commands it had from here."""
+        """The turn is committed, or refused: then none of it happened. How many commands it had from here."""
         reply = b"" if refused is None else encode(Error(refused.code, refused.text), False)
-        for told in self._told:
+        for told in self._told_in_turn:
             told.ready = True
             if reply:
                 told.output = reply * told.count
                 told.leases.clear()
-        self._told.clear()
-        self._let_go()
-        commands, self.commands = self.commands, 0
+        self._told_in_turn.clear()
+        commands, self._in_turn = self._in_turn, 0
         return commands
 
     def _let_go(self) -> None:

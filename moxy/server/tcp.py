@@ -4,7 +4,8 @@ Lives here: the driver that runs a turn when something arrived or time is up, an
 queue rules, the order of replies, how bytes come in (`doors`, `epoll`).
 
 All that arrives in one wake-up of the loop is one batch: protocols submit, the driver runs one turn of the service,
-and each touched connection gets one write. Turns never overlap: while a commit is awaited the next batch gathers.
+and each touched connection gets one write. Turns never overlap: while a commit is awaited the next batch gathers, and
+its plain commands are decided.
 A turn that waits for nothing is run where it is wanted, without a task or a future; one that does goes on in a task.
 """
 
@@ -80,13 +81,17 @@ class Server:
         self._wanted = False
         self._coming = False
         self.may_reply = True
-        """Whether all that was decided is committed: while a turn is under way, or after one failed, it is not."""
+        """Whether no turn is under way: else some of the outcomes may not be committed. Nor is one after a failure."""
+        self._may_decide = True
+        """Whether plain commands can be carried out: not while a turn decides, nor when no other turn will come."""
         self._unseen: list[Link] = []
         self._going_on: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self._links: dict[Client | None, Link] = {}
         self._touched: list[Link] = []
+        self._in_turn: list[Link] = []
+        """Of those that were touched, the ones whose turn it is."""
         self._next_id = 0
         self._stopping = False
 
@@ -165,7 +170,7 @@ class Server:
     def must_wait(self, link: "Link") -> bool:
         """Whether what arrived from this link is not to be looked at before the turn that is under way is over: then
         it will be told."""
-        if self.may_reply or self._lane is None:
+        if self._may_decide or self._lane is None:
             return False
         self._unseen.append(link)
         return True
@@ -195,7 +200,12 @@ class Server:
         is_last = self._stopping
         if is_last and self._door is not None:
             self._door.gather()
-        self._wanted = self.may_reply = False
+        self._wanted = self.may_reply = self._may_decide = False
+        self._in_turn, self._touched = self._touched, []
+        for link in self._in_turn:
+            link.is_touched = False
+        if self._lane is not None:
+            self._lane.turn_begins()
         try:
             brief = self.service.turn_at_once()
             if brief is not None:
@@ -235,10 +245,11 @@ class Server:
 
         assert self._loop is not None
         self._going_on = self._loop.create_task(go_on())
+        self._may_decide = self.service.is_committing and not is_last
 
     def _conclude(self, turn: Turn, is_last: bool) -> None:
         """The turn is committed: reply, tell the observers, and see when the next one is due."""
-        self.may_reply = True
+        self.may_reply = self._may_decide = True
         try:
             if self._lane is not None:
                 self._counts.commands += self._lane.turn_over(turn.refused)
@@ -261,6 +272,7 @@ class Server:
 
     def _fail(self, failure: BaseException) -> None:
         """Nothing can be promised any more: no further turn, and `run` raises it."""
+        self._may_decide = False
         if self._over is not None and not self._over.done():
             self._over.set_exception(failure)
 
@@ -271,7 +283,7 @@ class Server:
 
     def _reply(self, turn: Turn) -> None:
         """One write to each connection that has something to say."""
-        touched, self._touched = self._touched, []
+        links, self._in_turn = self._in_turn, []
         last = None
         for request in turn.answered:
             client = request.client
@@ -279,12 +291,11 @@ class Server:
                 continue
             last = client
             link = self._links.get(client)
-            if link is not None and not link.is_touched:
-                link.is_touched = True
-                touched.append(link)
-        for link in touched:
-            link.is_touched = False
-        for link in touched:
+            if link is not None:
+                links.append(link)
+        if last is not None:
+            links = list(dict.fromkeys(links))
+        for link in links:
             link.flush()
 
     def _set_timer(self) -> None:

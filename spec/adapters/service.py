@@ -145,11 +145,15 @@ class OverService(Generic[P]):
         for _ in range(_TURNS_MAX):
             if not self.has_work() and not self.is_late():
                 return
+            self.begin()
             self.heard(self.deployment.drive(self.service.turn()))
         raise AssertionError("due work is not done: turn after turn, the service says that there is some")
 
     def has_work(self) -> bool:
         return self.service.has_work
+
+    def begin(self) -> None:
+        """A turn is about to."""
 
     def is_late(self) -> bool:
         wake_ms = self.service.next_wake_ms()
@@ -267,6 +271,10 @@ class ConnectionSystem(OverService[_Talker]):
 
     def has_work(self) -> bool:
         return self.service.has_work or bool(self._lane and self._lane.commands)
+
+    def begin(self) -> None:
+        if self._lane is not None:
+            self._lane.turn_begins()
 
     def heard(self, turn: Turn) -> None:
         if self._lane is not None:

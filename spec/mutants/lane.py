@@ -200,12 +200,20 @@ LANE: Final = tuple(
             ("lane",),
         ),
         (
-            "carried-out-during-a-commit",
-            "What arrives while a turn is on its way to the disk is carried out in it.",
+            "answered-with-the-turn-before",
+            "What is carried out while a turn is on its way to the disk is answered when that turn is over.",
+            _LANE,
+            "        for told in self._told_in_turn:\n",
+            "        for told in [*self._told_in_turn, *self._told]:\n",
+            ("lane",),
+        ),
+        (
+            "carried-out-after-the-last-turn",
+            "Plain commands are carried out although no other turn will come that commits them.",
             _TCP,
-            "        if self.may_reply or self._lane is None:\n            return False\n",
-            "        return False\n",
-            ("simulate", "tick"),
+            "self._may_decide = self.service.is_committing and not is_last\n",
+            "self._may_decide = self.service.is_committing\n",
+            ("tick",),
         ),
     )
 )

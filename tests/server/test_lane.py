@@ -46,6 +46,7 @@ class Rig:
         self.service.submit_all(connection.receive(data))
 
     def turn(self) -> Turn:
+        self.lane.turn_begins()
         turn = drive(self.service.turn())
         self.carried_out += self.lane.turn_over(turn.refused)
         return turn

@@ -74,22 +74,24 @@ def test_a_turn_that_waits_goes_on_in_a_task_and_what_comes_meanwhile_is_the_nex
 
 
 class Gate:
-    """Commits that take until they are let through, one by one."""
+    """Commits that take until they are let through, one by one. All is written when they begin to wait."""
 
     def __init__(self, house: House) -> None:
         self._house = house
         self._waiting: list[asyncio.Future[None]] = []
-        backend = house.server._backend
+        backend: Any = house.server._backend
         commit = backend.commit
 
         async def wait() -> None:
+            backend.settle()
+            backend.written()
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             await future
-            await commit()
+            backend.accept()
 
         def restore() -> None:
-            backend.commit = commit  # type: ignore[method-assign]
+            backend.commit = commit
             for future in self._waiting:
                 future.done() or future.set_result(None)
 
@@ -129,6 +131,26 @@ def test_turns_never_overlap(loop: str) -> None:
         assert client.map("MOXY.STATS", "jobs")["ready"] == 2
 
 
+def test_during_the_last_turn_nothing_is_carried_out_any_more(loop: str) -> None:
+    """Nobody would commit it, or tell."""
+    with serving(loop=loop) as house, house.client() as client, house.client() as late:
+        assert client("PING") == late("PING") == Status("PONG")
+        client("MOXY.ENQUEUE", "jobs", "x")
+        gate = Gate(house)
+        client.send("MOXY.ENQUEUE", "jobs", "y")
+        gate.until_somebody_waits()
+        house.call(house.server.stop)
+        gate.let_through()
+        gate.until_somebody_waits()  # the last turn, which is run although there is nothing for it to do
+        late.send("MOXY.ENQUEUE", "jobs", "z")
+        until(lambda: house.call(lambda: len(house.server._unseen)), bool)
+        gate.open()
+        assert client.read()[0] == b"task_id"
+        assert late.is_closed_by_server()
+        house.join()
+        assert house.server._backend.state_of("jobs").totals.enqueued == 2  # type: ignore[attr-defined]
+
+
 def test_no_reply_leaves_before_its_commit_because_the_kernel_has_room_again(loop: str) -> None:
     """I13: a slow reader's old replies are drained while the turn with its newest command is not yet durable."""
     with serving(loop=loop) as house, house.client(receive_bytes=4096) as slow, house.client() as other:
@@ -138,7 +160,7 @@ def test_no_reply_leaves_before_its_commit_because_the_kernel_has_room_again(loo
         slow.send("MOXY.PEEK", "jobs", "COUNT", 60)
         gate.until_somebody_waits()
         slow.send("MOXY.ENQUEUE", "jobs", "y", "PRIORITY", 1)  # a plain one's reply is kept back in the lane anyway
-        until(lambda: house.call(lambda: len(house.server._unseen)), bool)  # it waits for the turn to be over
+        until(lambda: house.call(lambda: house.server.service.has_work), bool)  # it waits for the turn to be over
         gate.let_through()
         gate.until_somebody_waits()
         assert len(slow.read()) == 60
@@ -190,7 +212,7 @@ def test_what_a_waiting_turn_waits_for_may_fail(loop: str) -> None:
                 await future
             except OSError as error:
                 caught.append(str(error))
-            house.server._backend.accept()  # type: ignore[attr-defined]
+            house.server._backend.commit_at_once()
 
         house.call(lambda: setattr(house.server._backend, "commit", fail_late))
         assert client("MOXY.ENQUEUE", "jobs", "x")[0] == b"task_id"

@@ -71,7 +71,7 @@ def test_each_fault_alone_is_survived(fault: str) -> None:
 
 
 async def _commit_nothing(self: DurableBackend) -> None:
-    self._memory.accept()
+    self._memory.commit_at_once()
 
 
 async def _reply_before_fsync(self: DurableBackend) -> None:
@@ -79,7 +79,7 @@ async def _reply_before_fsync(self: DurableBackend) -> None:
         for happened in self._memory.uncommitted:
             self._journal.append(happened)
         self._journal.flush()
-        self._memory.accept()
+        self._memory.commit_at_once()
 
 
 def _sync_nothing(self: Journal) -> int:
