@@ -50,6 +50,7 @@ COMPILED = (
     "moxy.journal.journal",
     "moxy.observe.eventlog",
     "moxy.requests",
+    "moxy.server.alarm",
     "moxy.server.connection",
     "moxy.server.epoll",
     "moxy.server.lane",

@@ -39,7 +39,8 @@ from moxy.journal.recovery import Progress
 from moxy.observe.eventlog import EventLog
 from moxy.observe.logs import LEVELS, configure
 from moxy.server.doors import Form
-from moxy.server.tcp import Journalist, Server
+from moxy.server.protocols import Journalist
+from moxy.server.tcp import Server
 from moxy.sources import RandomIds, SystemClock
 
 EXIT_USAGE: Final = 2

@@ -69,7 +69,8 @@ class Backend(Protocol):
     """A keeper of queues. Not re-entrant: one turn at a time."""
 
     def plain(self) -> Plain | None:
-        """For a server that would carry out plain commands between turns; None: they cannot be."""
+        """For a server that would carry out plain commands while no turn decides; None: they cannot be. Of a backend
+        where they can, `commit` is all that ever waits."""
 
     def settled(self) -> Sequence[Written]:
         """A turn begins: what happened in batches since the last one is part of it. Those are over."""

@@ -34,11 +34,11 @@ Durability = Literal["always", "everysec", "no"]
 
 STALL_MS_MAX: Final = 2000
 SYNC_HERE_EVENTS_MAX: Final = 128
-"""A turn of so many events waits for its sync where it is; one of more lets the next turn's bytes be read meanwhile.
+"""A turn of so many events waits for its sync where it is; one of more lets commands of the next turn be carried out
+meanwhile.
 
 The way through a thread and back costs 90 microseconds of processor time, more than the commands of a small turn: one
-client alone was answered after 180 microseconds instead of 320, fifty got 1.4 times as much done, where the disk was
-quick. Fifty with pipelines of 16 gained nothing."""
+client alone was answered after 180 microseconds instead of 320, fifty got 1.4 times as much done."""
 SYNC_HERE_MS_MAX: Final = 2
 """After a sync that took longer than this the next one is waited for in the thread in any case: while one is waited
 for here the loop stands still, and a disk that is slow or stalls is to cost that once."""
@@ -108,9 +108,7 @@ class DurableBackend:
             return False
         self._write(happened)
         if syncs:
-            began_ms = self._clock.now_ms()
-            self._journal.sync()
-            self._sync_took_ms = self._clock.now_ms() - began_ms
+            self._sync_turn()
         self._memory.accept(self._journal.latest_payload)
         return True
 
@@ -118,9 +116,7 @@ class DurableBackend:
         if self.commit_at_once():
             return
         self._write(self._memory.uncommitted)
-        began_ms = self._clock.now_ms()
-        await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)
-        self._sync_took_ms = self._clock.now_ms() - began_ms
+        await asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_turn)
         self._memory.accept(self._journal.latest_payload)
 
     def watch(self, waiting: Collection[str], reading: Collection[str]) -> None:
@@ -188,6 +184,12 @@ class DurableBackend:
         for some in happened:
             events += len(some)
         return events <= self._sync_here_events_max
+
+    def _sync_turn(self) -> None:
+        """Here or in the thread. Raises LogFailed."""
+        began_ms = self._clock.now_ms()
+        self._journal.sync()
+        self._sync_took_ms = self._clock.now_ms() - began_ms
 
     def _write(self, happened: Sequence[Happened]) -> None:
         """Hand the turn to the kernel. Raises CommitRefused, then nothing of it happened, or LogFailed."""

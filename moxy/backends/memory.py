@@ -151,10 +151,13 @@ class MemoryBackend:
         return Done(Past(self.recent.since(query.queue, query.from_seq, query.count), horizon))
 
     def committed_seq(self, queue: str) -> int:
-        """The last event of the queue that is not of the turn under way."""
+        """The last event of the queue that is written: none of `uncommitted`."""
         self.settle()
-        state = self._before[queue] if queue in self._before else self._queues.get(queue)
-        return 0 if state is None else state.seq
+        state = self._queues.get(queue)
+        if state is None:
+            return 0
+        # The state before those knows it, too, but would first have to undo them.
+        return state.seq - sum(len(some) for some in self.uncommitted if _queue_of(some) == queue)
 
     def recent_history(self, query: ReadHistory) -> Outcome:
         """What memory knows."""
@@ -290,6 +293,11 @@ class MemoryBackend:
             if len(self._due_order) > 2 * len(self._due_ms) + _DUE_SLACK:
                 self._due_order = [(ms, name) for name, ms in self._due_ms.items()]
                 heapq.heapify(self._due_order)
+
+
+def _queue_of(happened: Happened) -> str:
+    """The queue of events in a row. There is at least one."""
+    return happened.queue if isinstance(happened, Written) else happened[0].queue
 
 
 @final

@@ -195,7 +195,7 @@ class Connection:
 
     @property
     def awaits_turn(self) -> bool:
-        """Whether the fast lane has carried out what no turn has committed."""
+        """Whether the fast lane has carried out what belongs to no turn yet."""
         return self._lane is not None and self._lane.commands > 0
 
     @property

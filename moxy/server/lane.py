@@ -57,7 +57,7 @@ class Told:
 
 @final
 class Lane:
-    """Carries out plain commands between turns. `commands` counts those that belong to no turn yet."""
+    """Carries out plain commands while no turn decides. `commands` counts those that belong to no turn yet."""
 
     __slots__ = (
         "_batch",
@@ -65,6 +65,7 @@ class Lane:
         "_clock",
         "_drawn",
         "_in_turn",
+        "_is_turn_under_way",
         "_lease_ms",
         "_nonces",
         "_now_ms",
@@ -92,18 +93,20 @@ class Lane:
         self._nonces = b""
         self._drawn = 0
         self._now_ms = 0
-        """When the first of the commands that belong to no turn yet came: one time for all of them."""
+        """One time for all commands of a turn, that of the first; while another turn is on its way to the medium, which
+        may take seconds, each run has its own."""
         self._told: list[Told] = []
         self.commands = 0
         self._told_in_turn: list[Told] = []
         self._in_turn = 0
         """Those of the turn under way."""
+        self._is_turn_under_way = False
 
     def take(self, commands: list[list[bytes]], at: int, worker: str, resp3: bool) -> Told | None:
         """Carry out the plain commands that begin at that index, up to the first that is not. None: there is none."""
         if self._batch is not None and self._batch.is_over:
             self._let_go()
-        if not self.commands:
+        if self._is_turn_under_way or not self.commands:
             self._now_ms = self._clock.now_ms()
         now_ms = self._now_ms
         output = BytesWriter()
@@ -158,6 +161,7 @@ class Lane:
         """What was carried out so far belongs to a turn now; what comes from here on will belong to the next."""
         self._told_in_turn, self._told = self._told, []
         self._in_turn, self.commands = self.commands, 0
+        self._is_turn_under_way = True
         self._let_go()
 
     def turn_over(self, refused: Refused | None) -> int:
@@ -170,6 +174,7 @@ class Lane:
                 told.leases.clear()
         self._told_in_turn.clear()
         commands, self._in_turn = self._in_turn, 0
+        self._is_turn_under_way = False
         return commands
 
     def _let_go(self) -> None:

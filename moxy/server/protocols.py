@@ -55,3 +55,10 @@ class Door(Protocol):
 
     def close(self) -> None:
         """Let go of everything, at once."""
+
+
+class Journalist(Protocol):
+    """Who is told what a server has to say about itself. One call is one line."""
+
+    def __call__(self, event: str, **fields: str | int) -> None:
+        """Say that `event` happened."""

@@ -5,21 +5,22 @@ queue rules, the order of replies, how bytes come in (`doors`, `epoll`).
 
 All that arrives in one wake-up of the loop is one batch: protocols submit, the driver runs one turn of the service,
 and each touched connection gets one write. Turns never overlap: while a commit is awaited the next batch gathers, and
-its plain commands are decided.
-A turn that waits for nothing is run where it is wanted, without a task or a future; one that does goes on in a task.
+its plain commands are carried out. A turn that waits for nothing is run where it is wanted, without a task or a
+future; one that does goes on in a task.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, Protocol, cast, final
+from typing import Any, Final, cast, final
 
 from moxy.backends.base import Backend, Clock
 from moxy.requests import Client, Turn
+from moxy.server.alarm import Alarm
 from moxy.server.connection import HELD_BACK_BYTES_MAX, Connection
 from moxy.server.doors import Form, keep_alive, listen, open_door
 from moxy.server.greetings import Greetings
 from moxy.server.lane import Lane
-from moxy.server.protocols import Door
+from moxy.server.protocols import Door, Journalist
 from moxy.server.resuming import resumed
 from moxy.server.session import Counts, Session
 from moxy.service import Service
@@ -27,14 +28,12 @@ from moxy.service import Service
 OUTPUT_BYTES_MAX: Final = 256 * 1024 * 1024
 """Replies that may wait for a client that does not read; beyond it the client is cut off."""
 
+AHEAD_BYTES_MAX: Final = 1024 * 1024
+"""Of commands that are looked at while a turn is on its way to the medium. The more the next turn holds, the longer is
+the way that it will have, and the longer everybody waits; beyond it each client is held back as `HELD_BACK_BYTES_MAX`
+says."""
+_NO_BOUND: Final = 1 << 60
 _GOODBYE_S: Final = 5.0
-
-
-class Journalist(Protocol):
-    """What the server tells about itself. One call is one line."""
-
-    def __call__(self, event: str, **fields: str | int) -> None:
-        """Say that `event` happened."""
 
 
 Observer = Callable[[Turn], None]
@@ -81,13 +80,14 @@ class Server:
         self._wanted = False
         self._coming = False
         self.may_reply = True
-        """Whether no turn is under way: else some of the outcomes may not be committed. Nor is one after a failure."""
-        self._may_decide = True
-        """Whether plain commands can be carried out: not while a turn decides, nor when no other turn will come."""
+        """Whether no turn is under way: else some of the outcomes may not be committed."""
+        self.goes_on = True
+        """Whether there will be another turn: not after the last, nor after a failure."""
+        self._room_bytes = _NO_BOUND
+        """How much of what arrives may be looked at: nothing while a turn decides, little while it is committed."""
         self._unseen: list[Link] = []
         self._going_on: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ms: int | None = None
+        self._alarm: Alarm | None = None
         self._links: dict[Client | None, Link] = {}
         self._touched: list[Link] = []
         self._in_turn: list[Link] = []
@@ -112,6 +112,7 @@ class Server:
         must end the process.
         """
         self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop, self._clock, self._want_turn)
         self._over = self._loop.create_future()
         beside = asyncio.create_task(self._backend.run(self._want_turn))
         beside.add_done_callback(self._ended_beside)
@@ -162,18 +163,18 @@ class Server:
         if self.service.has_work:
             self._want_turn()
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the last turn has been."""
-        return self._over is None or self._over.done()
-
-    def must_wait(self, link: "Link") -> bool:
-        """Whether what arrived from this link is not to be looked at before the turn that is under way is over: then
-        it will be told."""
-        if self._may_decide or self._lane is None:
+    def must_wait(self, link: "Link", size_bytes: int) -> bool:
+        """Whether what arrived from this link is not to be looked at now, but when the turn that is under way is over:
+        then it will be told."""
+        self._room_bytes -= size_bytes
+        if self._room_bytes >= 0 or (self._lane is None and self.goes_on):
             return False
         self._unseen.append(link)
         return True
+
+    def reply_later(self, link: "Link") -> None:
+        """This link can be written to again: it has its replies when the turn that is under way is over."""
+        self._in_turn.append(link)
 
     def touch(self, link: "Link") -> None:
         """This link has something to submit or to write: look after it in the coming turn."""
@@ -195,12 +196,13 @@ class Server:
         self._coming = False
         if self._going_on is not None:
             return False
-        if not self._wanted or self.is_over:
+        if not self._wanted or self._over is None or self._over.done():
             return True
         is_last = self._stopping
         if is_last and self._door is not None:
             self._door.gather()
-        self._wanted = self.may_reply = self._may_decide = False
+        self._wanted = self.may_reply = False
+        self._room_bytes = 0
         self._in_turn, self._touched = self._touched, []
         for link in self._in_turn:
             link.is_touched = False
@@ -245,11 +247,14 @@ class Server:
 
         assert self._loop is not None
         self._going_on = self._loop.create_task(go_on())
-        self._may_decide = self.service.is_committing and not is_last
+        if self.service.is_committing and not is_last:
+            self._room_bytes = AHEAD_BYTES_MAX
 
     def _conclude(self, turn: Turn, is_last: bool) -> None:
         """The turn is committed: reply, tell the observers, and see when the next one is due."""
-        self.may_reply = self._may_decide = True
+        self.may_reply = True
+        self.goes_on = self.goes_on and not is_last
+        self._room_bytes = _NO_BOUND if self.goes_on else 0
         try:
             if self._lane is not None:
                 self._counts.commands += self._lane.turn_over(turn.refused)
@@ -260,11 +265,12 @@ class Server:
                 observe(turn)
             unseen, self._unseen = self._unseen, []
             for link in unseen:
-                if not is_last:  # else it would be carried out, and nobody told
+                if self.goes_on:  # else it would be carried out, and nobody told
                     link.look()
             if self.service.has_work:
                 self._want_turn()  # not at once: the sockets come first
-            self._set_timer()
+            if self._alarm is not None:
+                self._alarm.set(self.service.next_wake_ms())
         except Exception as failure:
             self._fail(failure)
         if is_last and self._over is not None and not self._over.done():
@@ -272,7 +278,8 @@ class Server:
 
     def _fail(self, failure: BaseException) -> None:
         """Nothing can be promised any more: no further turn, and `run` raises it."""
-        self._may_decide = False
+        self.goes_on = False
+        self._room_bytes = 0
         if self._over is not None and not self._over.done():
             self._over.set_exception(failure)
 
@@ -298,32 +305,14 @@ class Server:
         for link in links:
             link.flush()
 
-    def _set_timer(self) -> None:
-        """One timer, armed for when time next causes something."""
-        wake_ms = self.service.next_wake_ms()
-        if wake_ms == self._timer_ms and self._timer is not None:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_ms = wake_ms
-        if wake_ms is not None:
-            delay_s = max(wake_ms - self._clock.now_ms(), 0) / 1000
-            assert self._loop is not None
-            self._timer = self._loop.call_later(delay_s, self._time_is_up)
-
-    def _time_is_up(self) -> None:
-        self._timer = self._timer_ms = None
-        self._want_turn()
-
     async def _rest(self, tasks: set[asyncio.Task[None]]) -> None:
         """No more turns, and nothing beside them."""
         if self._going_on is not None:
             tasks.add(self._going_on)
         for task in tasks:
             task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._alarm is not None:
+            self._alarm.set(None)
         await asyncio.wait(tasks)
 
     async def _goodbye(self) -> None:
@@ -377,7 +366,7 @@ class Link:
         connection = self._connection
         if connection is None:
             return
-        if self._unseen or self._server.must_wait(self):
+        if self._unseen or self._server.must_wait(self, len(data)):
             self._unseen.append(data)
             self._unseen_bytes += len(data)
             if self._unseen_bytes > HELD_BACK_BYTES_MAX:
@@ -396,7 +385,7 @@ class Link:
         return True
 
     def look(self) -> None:
-        """Take what arrived while a turn was under way."""
+        """Take what arrived while a turn was under way, and had to wait for its end."""
         connection = self._connection
         if connection is None or not self._unseen:
             return
@@ -427,12 +416,12 @@ class Link:
         if self._server.may_reply:
             self.flush()
         else:  # some of its outcomes may not be committed yet
-            self._server.touch(self)
+            self._server.reply_later(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
             self._connection.closed = True
-            if not self._server.is_over:
+            if self._server.goes_on:
                 self.look()
             self._server.left(self._connection)
 
@@ -451,10 +440,11 @@ class Link:
                 return
             if connection.is_at_rest and self._reading:
                 return  # nearly always
-            requests = connection.proceed()
-            self._server.service.submit_all(requests)
-            if requests or connection.awaits_turn:
-                self._server.touch(self)
+            if self._server.goes_on:
+                requests = connection.proceed()
+                self._server.service.submit_all(requests)
+                if requests or connection.awaits_turn:
+                    self._server.touch(self)
             going = connection.has_output
         self._end_or_read_on(connection, transport)
 

@@ -166,6 +166,63 @@ def test_after_a_slow_sync_the_next_one_does_not_stop_the_loop(monkeypatch: pyte
     assert disk.were_here() == [True, True, False, True]
 
 
+def test_only_the_sync_itself_is_timed_not_what_the_loop_does_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "sync_here_events_max", 0)
+    disk = _Watched()
+    world = World(disk)
+    disk.clock = world.clock
+
+    async def turn_beside_work() -> None:
+        loop = asyncio.get_running_loop()
+        run = loop.run_in_executor
+
+        async def work(future: Any) -> Any:
+            done = await future
+            world.clock.now += SYNC_HERE_MS_MAX + 1
+            return done
+
+        monkeypatch.setattr(loop, "run_in_executor", lambda *call: work(run(*call)))
+        await world.turn_async(Enqueue("jobs", b"x"))
+
+    asyncio.run(turn_beside_work())
+    monkeypatch.setattr(world.backend, "_sync_here_events_max", 1)
+    world.turn(Enqueue("jobs", b"x"))
+    assert disk.were_here() == [False, True]
+
+
+def test_what_is_decided_while_a_turn_is_on_its_way_is_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither read, nor written, nor committed with it, and can be taken back without it."""
+    monkeypatch.setattr(World, "sync_here_events_max", 0)
+    disk = SimDisk()
+    world = World(disk)
+    world.turn(Enqueue("jobs", b"a"))
+
+    async def two_turns() -> tuple[Any, Any]:
+        loop = asyncio.get_running_loop()
+        run = loop.run_in_executor
+
+        async def decide_first(future: Any) -> Any:
+            batch = world.backend.plain().batch("jobs")
+            assert batch is not None
+            assert batch.enqueue(b"c", T0, b"0" * 16)
+            world.memory.settle()
+            return await future
+
+        monkeypatch.setattr(loop, "run_in_executor", lambda *call: decide_first(run(*call)))
+        await world.turn_async(Enqueue("jobs", b"b"))
+        written = world.journal.last_sequence, world.memory.committed_seq("jobs"), world.memory.state_of("jobs").seq
+        disk.space_bytes = 0
+        (refused,) = await world.turn_async(Enqueue("jobs", b"y" * 100_000))
+        return written, refused
+
+    written, refused = asyncio.run(two_turns())
+    assert written == (2, 2, 3)
+    assert refused.code == IOERR
+    assert world.memory.state_of("jobs").seq == 2
+    (past,) = world.turn(ReadEvents("jobs", 1, 10))
+    assert [event.payload for event in past.events] == [b"a", b"b"]
+
+
 def test_the_next_segment_is_prepared_beside_when_this_one_fills(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = SimDisk()
     world = World(disk)

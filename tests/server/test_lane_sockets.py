@@ -14,6 +14,7 @@ from moxy.backends.memory import MemoryBackend
 from moxy.core.answers import Past
 from moxy.core.commands import AnyCommand, Enqueue, Tick
 from moxy.core.events import AnyEvent
+from moxy.server.tcp import AHEAD_BYTES_MAX
 from tests.server.support import (
     DAYS_30_MS,
     MIB,
@@ -247,6 +248,43 @@ def test_no_reply_leaves_before_its_commit_and_what_comes_meanwhile_is_of_the_ne
         gate.open()
         assert second.read()[0] == b"task_id"
         assert first.read() == Status("OK")
+
+
+def test_a_lease_that_is_given_while_a_turn_is_on_its_way_begins_when_it_was_asked_for(
+    moxy: House, other: Client
+) -> None:
+    """A medium may take seconds. The lease is not to be over before its worker hears of it."""
+    with moxy.client() as worker:
+        assert worker("PING") == "PONG"
+        gate = Gate(moxy)
+        other.send(*ENQUEUE)
+        gate.until_somebody_waits()
+        worker.send(*ENQUEUE)
+        until(lambda: carried_out(moxy), lambda count: count == 1)
+        later_ms = moxy.clock.now_ms() + 2500
+        moxy.call(lambda: setattr(moxy.clock, "ms", later_ms))
+        worker.send("MOXY.FETCH", "jobs", 2000)
+        until(lambda: carried_out(moxy), lambda count: count == 2)
+        gate.open()
+        assert [other.read()[0], worker.read()[0], worker.read()[0]] == [b"task_id", b"task_id", b"lease_id"]
+        assert other.map("MOXY.SHOW", "jobs", "t")["deadline_ms"] == later_ms + 2000
+
+
+def test_what_is_looked_at_while_a_turn_is_on_its_way_has_a_bound(moxy: House, other: Client) -> None:
+    """Or a slow medium makes a large turn, which makes the medium slow."""
+    with moxy.client() as client:
+        assert client("PING") == "PONG"
+        gate = Gate(moxy)
+        other.send(*ENQUEUE)
+        gate.until_somebody_waits()
+        payload = "x" * 10_000
+        count = 3 * AHEAD_BYTES_MAX // len(payload)
+        client.send_raw(encode("MOXY.ENQUEUE", "jobs", payload) * count)
+        until(lambda: moxy.call(lambda: len(moxy.server._unseen)), bool)
+        until(lambda: moxy.call(lambda: next(iter(moxy.server._unseen))._unseen_bytes), lambda size: size > 1_000_000)
+        assert 0 < carried_out(moxy) <= AHEAD_BYTES_MAX // len(payload)
+        gate.open()
+        assert [client.read()[0] for _ in range(count)] == [b"task_id"] * count
 
 
 def test_plain_commands_behind_a_blocked_fetch_are_answered_when_they_are_committed_not_before(
