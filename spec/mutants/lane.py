@@ -211,9 +211,25 @@ LANE: Final = tuple(
             "carried-out-after-the-last-turn",
             "Plain commands are carried out although no other turn will come that commits them.",
             _TCP,
-            "self._may_decide = self.service.is_committing and not is_last\n",
-            "self._may_decide = self.service.is_committing\n",
+            "        if self.service.is_committing and not is_last:\n",
+            "        if self.service.is_committing:\n",
             ("tick",),
+        ),
+        (
+            "carried-out-without-bound",
+            "While a turn is on its way to the disk everything that comes is carried out, however much it is.",
+            _TCP,
+            "            self._room_bytes = AHEAD_BYTES_MAX\n",
+            "            self._room_bytes = _NO_BOUND\n",
+            ("lane",),
+        ),
+        (
+            "leased-before-it-was-asked-for",
+            "What is carried out while a turn is on its way to the disk has the time of the first such command.",
+            _LANE,
+            "        if self._is_turn_under_way or not self.commands:\n",
+            "        if not self.commands:\n",
+            ("lane",),
         ),
     )
 )

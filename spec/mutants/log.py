@@ -29,18 +29,16 @@ LOG: Final = (
         "reply-before-fsync",
         "The reply leaves while the sync is still under way.",
         _DURABLE,
-        "        await asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-        "        self._sync_took_ms",
-        "        asyncio.get_running_loop().run_in_executor(self._syncer, self._journal.sync)\n"
-        "        self._sync_took_ms",
+        "        await asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_turn)\n",
+        "        asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_turn)\n",
         ("backends", "simulate", "failures"),
     ),
     Mutant(
         "small-turn-not-synced",
         "A turn that is small enough to be synced where it is is not synced at all.",
         _DURABLE,
-        "            self._journal.sync()\n            self._sync_took_ms",
-        "            self._sync_took_ms",
+        "        if syncs:\n            self._sync_turn()\n",
+        "",
         ("failures", "backends", "simulate"),
     ),
     Mutant(
