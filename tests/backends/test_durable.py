@@ -167,7 +167,7 @@ def test_after_a_slow_sync_the_next_one_does_not_stop_the_loop(monkeypatch: pyte
 
 
 def test_only_the_sync_itself_is_timed_not_what_the_loop_does_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(World, "sync_here_events_max", 0)
+    monkeypatch.setattr(World, "sync_here_events_max", 1)
     disk = _Watched()
     world = World(disk)
     disk.clock = world.clock
@@ -182,10 +182,9 @@ def test_only_the_sync_itself_is_timed_not_what_the_loop_does_meanwhile(monkeypa
             return done
 
         monkeypatch.setattr(loop, "run_in_executor", lambda *call: work(run(*call)))
-        await world.turn_async(Enqueue("jobs", b"x"))
+        await world.turn_async(*enqueues(2))
 
     asyncio.run(turn_beside_work())
-    monkeypatch.setattr(world.backend, "_sync_here_events_max", 1)
     world.turn(Enqueue("jobs", b"x"))
     assert disk.were_here() == [False, True]
 

@@ -153,30 +153,31 @@ def test_during_the_last_turn_nothing_is_carried_out_any_more(loop: str) -> None
 
 def test_after_the_last_turn_nothing_is_carried_out_any_more(loop: str) -> None:
     """What comes between it and the goodbye, and what was held back until it."""
-    with serving(loop=loop) as house, house.client() as late, house.client() as blocked:
+
+    stopping: list[House] = []
+
+    def say_more(turn: Any) -> None:
+        for house in stopping:
+            assert not house.server.goes_on
+            for link in house.server._links.values():
+                link.data_received(encode("MOXY.ENQUEUE", "jobs", "too late"))
+
+    with serving(loop=loop, observers=[say_more]) as house, house.client() as late, house.client() as blocked:
         late("MOXY.ENQUEUE", "jobs", "x")
         blocked.send_raw(encode("MOXY.FETCH", "more", 1000, "BLOCK", 10) + encode("MOXY.ENQUEUE", "jobs", "held back"))
         until_blocked(late, 1)
-        server = house.server
-        conclude = server._conclude
-
-        def then_more(turn: Any, is_last: bool) -> None:
-            conclude(turn, is_last)
-            if is_last:
-                for link in server._links.values():
-                    link.data_received(encode("MOXY.ENQUEUE", "jobs", "too late"))
 
         def end() -> None:
-            server._conclude = then_more  # type: ignore[method-assign]
+            stopping.append(house)
             house.clock.ms += 10  # type: ignore[attr-defined]  # the fetch waits no longer than the last turn
-            server.stop()
+            house.server.stop()
 
         house.call(end)
         assert blocked.read() is None
         assert blocked.is_closed_by_server()
         assert late.is_closed_by_server()
         house.join()
-        assert server._backend.state_of("jobs").totals.enqueued == 1  # type: ignore[attr-defined]
+        assert house.server._backend.state_of("jobs").totals.enqueued == 1  # type: ignore[attr-defined]
 
 
 def test_no_reply_leaves_before_its_commit_because_the_kernel_has_room_again(loop: str) -> None:
