@@ -342,7 +342,7 @@ class Journal:
             self._synced = self.last_sequence
             head = Head(self._log_id, self._place.sequence, created_ms, self._place.chain)
             name = segments.name_of(head.sequence, segments.SEGMENT_SUFFIX) + UNFINISHED_SUFFIX
-            file, self._spare = self._spare, None
+            file = self._spare
             try:
                 if file is not None:
                     name = _SPARE_NAME
@@ -353,6 +353,9 @@ class Journal:
                 raise LogRefused(f"a new segment could not be begun: {e}") from e
             except LogFailed as e:
                 self._fail(str(e))
+            finally:
+                if name == _SPARE_NAME:  # not before: `prepare` in its thread would make another of that name meanwhile
+                    self._spare = None
             with suppress(OSError):
                 self._file.close()
             full = replace(self._segments[-1], size_bytes=self._place.at_bytes)

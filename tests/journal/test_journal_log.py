@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,34 @@ def test_a_thread_may_sync_and_snapshot_while_the_loop_writes(tmp_path: Path) ->
     journal.close()
     recovered = Journal.open(OsDisk(str(tmp_path)), LOG_ID, T0_MS, 4096)[1]
     assert differences(recovered.states, states) == []
+
+
+class _Meddling(FaultyDisk):
+    """A disk on which somebody does something just before a segment gets its name."""
+
+    meddle: Callable[[], None] | None = None
+
+    def rename(self, old: str, new: str) -> None:
+        if self.meddle is not None:
+            self.meddle()
+        super().rename(old, new)
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["simulated", "real"])
+def test_no_spare_is_prepared_in_place_of_the_one_that_is_just_being_used(tmp_path: Path, real: bool) -> None:
+    """Both have the same name until then, and `prepare` runs in a thread: it would empty the new segment."""
+    batches = random_batches(12, 60, payload_bytes=300)
+    disk = _Meddling(OsDisk(str(tmp_path)) if real else SimDisk())
+    journal, _ = Journal.open(disk, LOG_ID, T0_MS, 4096)
+    disk.meddle = journal.prepare
+    for batch in batches:
+        write(journal, [batch])
+        journal.prepare()
+    disk.meddle = None
+    journal.close()
+    recovered = Journal.open(disk.disk if not real else OsDisk(str(tmp_path)), LOG_ID, T0_MS, 4096)[1]
+    assert len(recovered.segments) > 2
+    assert differences(recovered.states, folded(flat(batches))) == []
 
 
 def test_a_torn_tail_is_dropped_with_one_warning_and_a_copy_of_it_is_kept(tmp_path: Path) -> None:
