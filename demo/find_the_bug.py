@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(width=min(Console().width, COLUMNS), highlight=False)
     try:
-        play(Stage(console, 0 if options.fast else 1.0), console)
+        play(Stage(console, 0 if options.fast else 0.6), console)
     except (Astray, OSError, subprocess.TimeoutExpired) as error:
         sys.stderr.write(f"find_the_bug: this did not go as told: {error}\n")
         return 1
