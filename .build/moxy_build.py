@@ -6,8 +6,10 @@ A wheel is compiled where CPython, a C compiler and mypy are; else, or with MOXY
 (`moxy --version` does, too). Both come from the same source and do the same. An editable install is always pure.
 """
 
+import atexit
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -135,6 +137,7 @@ class Wheel(bdist_wheel):
 
     def finalize_options(self) -> None:
         work = tempfile.mkdtemp(prefix="moxy-build-")
+        atexit.register(shutil.rmtree, work, ignore_errors=True)
         self.bdist_dir = os.path.join(work, "wheel")
         self.distribution.get_command_obj("build").build_base = work
         if self.compiled:
