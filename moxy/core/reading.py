@@ -240,5 +240,9 @@ def reading_of(version: Version) -> Reading:
 
 def different(one: Version, other: Version) -> list[str]:
     """The names of the fields in which two states differ. Collections are compared item by item."""
-    mine, theirs = reading_of(one), reading_of(other)
-    return [field for field in FIELDS if getattr(mine, field) != getattr(theirs, field)]
+    return differing(reading_of(one), reading_of(other))
+
+
+def differing(one: Reading, other: Reading) -> list[str]:
+    """The names of the fields in which two readings differ."""
+    return [field for field in FIELDS if getattr(one, field) != getattr(other, field)]

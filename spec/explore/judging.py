@@ -45,7 +45,7 @@ from moxy.core.events import (
 from moxy.core.ids import digits, lease_id
 from moxy.core.invariants import broken_by, first_eligible
 from moxy.core.lifecycle import DEAD, READY, SCHEDULED
-from moxy.core.reading import FIELDS, Reading, reading_of
+from moxy.core.reading import Reading, differing, reading_of
 from moxy.core.state import QueueState, state_of
 from spec.explore.scopes import QUEUE
 from spec.explore.telling import brief
@@ -280,7 +280,7 @@ def judge_image(world: World) -> None:
         again = reading_of(state_of(world.state.image()))
     except ValueError as error:
         raise Broken(f"I10: no state can be made of what a snapshot keeps: {error}") from error
-    fields = [field for field in FIELDS if getattr(world.read, field) != getattr(again, field)]
+    fields = differing(world.read, again)
     if fields:
         raise Broken(f"I10: what a snapshot keeps makes another state: {', '.join(fields)} differ")
 

@@ -97,6 +97,14 @@ def committed(house: House) -> int:
     return house.call(lambda: (recent.index(1000), max(event.seq for event in recent.since("jobs", 1, 1000)))[1])
 
 
+def turn_under_way(house: House, client: Client, queue: str = "jobs") -> Gate:
+    """A turn with an ENQUEUE of that client has been written, and waits to be let through."""
+    gate = Gate(house)
+    client.send("MOXY.ENQUEUE", queue, "x")
+    gate.until_somebody_waits()
+    return gate
+
+
 def refuse_commits(house: House) -> Callable[[], None]:
     """The log takes nothing, until what this gives is called."""
     backend = house.server._backend
@@ -256,9 +264,7 @@ def test_a_lease_that_is_given_while_a_turn_is_on_its_way_begins_when_it_was_ask
     """A medium may take seconds. The lease is not to be over before its worker hears of it."""
     with moxy.client() as worker:
         assert worker("PING") == "PONG"
-        gate = Gate(moxy)
-        other.send(*ENQUEUE)
-        gate.until_somebody_waits()
+        gate = turn_under_way(moxy, other)
         worker.send(*ENQUEUE)
         until(lambda: carried_out(moxy), lambda count: count == 1)
         later_ms = moxy.clock.now_ms() + 2500
@@ -274,9 +280,7 @@ def test_what_is_looked_at_while_a_turn_is_on_its_way_has_a_bound(moxy: House, o
     """Or a slow medium makes a large turn, which makes the medium slow."""
     with moxy.client() as client:
         assert client("PING") == "PONG"
-        gate = Gate(moxy)
-        other.send(*ENQUEUE)
-        gate.until_somebody_waits()
+        gate = turn_under_way(moxy, other)
         payload = "x" * 10_000
         count = 3 * AHEAD_BYTES_MAX // len(payload)
         client.send_raw(encode("MOXY.ENQUEUE", "jobs", payload) * count)
@@ -311,9 +315,7 @@ def test_plain_commands_behind_a_blocked_fetch_are_answered_when_they_are_commit
 def test_who_says_goodbye_during_a_turn_is_answered_after_it(moxy: House, other: Client) -> None:
     with moxy.client() as client:
         assert client("PING") == "PONG"
-        gate = Gate(moxy)
-        other.send(*ENQUEUE)
-        gate.until_somebody_waits()
+        gate = turn_under_way(moxy, other)
         client.send(*ENQUEUE)
         until(lambda: carried_out(moxy), bool)
         client.half_close()
@@ -330,9 +332,7 @@ def test_what_a_client_said_before_it_vanished_is_carried_out_although_a_turn_wa
     """An ENQUEUE was sent and may have been meant; what a FETCH leased goes back, since nobody is there."""
     client = moxy.client()
     assert client("PING") == "PONG"
-    gate = Gate(moxy)
-    other.send(*ENQUEUE)
-    gate.until_somebody_waits()
+    gate = turn_under_way(moxy, other)
     client.send_raw(encode(*ENQUEUE) + encode(*FETCH))
     until(lambda: carried_out(moxy), bool)
     reset(client)
@@ -445,9 +445,7 @@ def test_a_refused_turn_of_a_client_that_vanished_leaves_nothing_behind(moxy: Ho
     client = moxy.client()
     assert client("PING") == "PONG"
     was = seq(moxy)
-    gate = Gate(moxy)
-    other.send("MOXY.ENQUEUE", "more", "x")
-    gate.until_somebody_waits()
+    gate = turn_under_way(moxy, other, "more")
     client.send(*FETCH)
     until(lambda: carried_out(moxy), bool)
     take_again = refuse_commits(moxy)

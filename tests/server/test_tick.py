@@ -180,6 +180,25 @@ def test_after_the_last_turn_nothing_is_carried_out_any_more(loop: str) -> None:
         assert house.server._backend.state_of("jobs").totals.enqueued == 1  # type: ignore[attr-defined]
 
 
+def test_what_was_committed_leaves_when_the_kernel_has_room_again_and_waits_for_no_later_turn(loop: str) -> None:
+    """A slow reader has read the first of two replies while somebody else's turn is on its way."""
+    with serving(loop=loop) as house, house.client(receive_bytes=4096) as slow, house.client() as other:
+        for _ in range(60):
+            other("MOXY.ENQUEUE", "jobs", "x" * 100_000)
+        peek = encode("MOXY.PEEK", "jobs", "COUNT", 60)
+        slow.send_raw(peek * 2)
+        until(lambda: int(server_info(other)["total_commands_processed"]), lambda count: count >= 62)
+        gate = Gate(house)
+        other.send("MOXY.ENQUEUE", "jobs", "y")
+        gate.until_somebody_waits()
+        assert len(slow.read()) == 60
+        until(lambda: house.call(lambda: len(house.server._in_turn)), lambda count: count == 2)
+        gate.let_through()
+        assert len(slow.read()) == 60
+        assert other.read()[0] == b"task_id"
+        gate.open()
+
+
 def test_no_reply_leaves_before_its_commit_because_the_kernel_has_room_again(loop: str) -> None:
     """I13: a slow reader's old replies are drained while the turn with its newest command is not yet durable."""
     with serving(loop=loop) as house, house.client(receive_bytes=4096) as slow, house.client() as other:
