@@ -14,17 +14,17 @@ from contextlib import suppress
 from typing import Any, Final, final
 
 from msgspec import DecodeError
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from moxy.backends.base import Clock, Done, IdSource, Outcome, Slow
 from moxy.backends.due import DueTimes
 from moxy.backends.redis import RETAIN_EVENTS
-from moxy.backends.redis.calls import CREATING, TOTALS, VERBS, Asker, Verb
+from moxy.backends.redis.calls import CREATING, TOTALS, VERBS, Asker, Job, Taken, Verb
 from moxy.backends.redis.errors import BackendDown
-from moxy.backends.redis.fellows import Fellows, Job, Taken
+from moxy.backends.redis.fellows import Fellows
 from moxy.backends.redis.link import Call, Link
 from moxy.backends.redis.node import Word
-from moxy.backends.redis.records import event_of
+from moxy.backends.redis.records import events_of
 from moxy.backends.redis.registry import page_of_names
 from moxy.backends.redis.scripts import SCRIPT, keys_of
 from moxy.backends.redis.stream import Stream
@@ -43,7 +43,7 @@ from moxy.core.commands import (
     Tick,
 )
 from moxy.core.errors import BACKEND, Refused
-from moxy.core.events import AnyEvent, Enqueued
+from moxy.core.events import AnyEvent
 from moxy.core.globs import matches
 from moxy.core.invariants import count as count_events
 from moxy.core.notes import Written
@@ -223,7 +223,7 @@ class RedisBackend:
         """A command as work for the script. Raises Refused for what need not be asked."""
         verb: Verb = VERBS[type(command)]
         words = verb.arguments(command, self._ids.seed(), self._asker)
-        return Job(command.queue, verb.script, words, verb.again(command))
+        return Job(command.queue, verb.script, words, verb.again(command), _payloads(command))
 
     async def run_jobs(self, jobs: Sequence[Job]) -> list[object]:
         """One round trip. For each job, in order, a Refused or the Taken of what it did."""
@@ -239,7 +239,8 @@ class RedisBackend:
             for number, reply in zip(lost, await self._link.run(again), strict=True):
                 replies[number] = reply
         for batch, call, reply in zip(batches, calls, replies, strict=True):
-            for at, result in zip(batch, self._results(call.queue, len(batch), reply), strict=True):
+            done = self._results(call.queue, [jobs[at] for at in batch], reply)
+            for at, result in zip(batch, done, strict=True):
                 results[at] = result
         return results
 
@@ -266,29 +267,31 @@ class RedisBackend:
             head[5:8] = [seen.epoch, seen.seq, seen.token]
         return head
 
-    def _results(self, queue: str, count: int, reply: Any) -> list[Taken | Refused]:
+    def _results(self, queue: str, jobs: Sequence[Job], reply: Any) -> list[Taken | Refused]:
         """What a batch's reply comes to, job by job; and note what it says of the queue."""
         if isinstance(reply, Refused):
-            return [reply] * count
+            return [reply] * len(jobs)
         if reply[0] == _REFUSED:
-            return [Refused(reply[1].decode(), reply[2].decode())] * count
+            return [Refused(reply[1].decode(), reply[2].decode())] * len(jobs)
         if reply[0] == _LOST:
-            return [Refused(BACKEND, "Redis keeps losing events: nothing happened, try again")] * count
+            return [Refused(BACKEND, "Redis keeps losing events: nothing happened, try again")] * len(jobs)
         _, epoch, seq, last_seq, token, clock_ms, told_ms, results = reply
         self._note(queue, epoch, last_seq, token)
         self._note_due(queue, clock_ms, told_ms)
         if last_seq >= seq:
             self._full.discard(queue)
         taken: list[Taken | Refused] = []
-        for result in results:
+        counted = self._counted.get(queue)
+        if counted is None:
+            counted = self._counted[queue] = dict.fromkeys(TOTALS, 0)
+        for job, result in zip(jobs, results, strict=True):
             if result[0] == _REFUSED:
                 taken.append(Refused(result[1].decode(), result[2].decode()))
                 if result[1] == b"BACKEND":
                     self._full.add(queue)
             else:
-                events = [event_of(queue, seq + at, fields) for at, fields in enumerate(result[2])]
-                seq += len(events)
-                count_events(self._counted.setdefault(queue, dict.fromkeys(TOTALS, 0)), events)
+                events = events_of(result[2], job.payloads)
+                count_events(counted, events)
                 taken.append(Taken(result[1], events, clock_ms))
         return taken
 
@@ -297,12 +300,12 @@ class RedisBackend:
             return result
         assert isinstance(result, Taken), result
         try:
-            return Done(self._answer(command, result), tuple(_with_payloads(command, result.events)))
+            return Done(self._answer(command, result), tuple(result.events))
         except (DecodeError, ValueError):
             return Refused(BACKEND, f"Redis holds a task of queue {command.queue!r} that is not Moxy's: remove it")
 
     def _answer(self, command: AnyCommand, taken: Taken) -> Answer:
-        answer = VERBS[type(command)].shape(command, taken.value, taken.clock_ms)
+        answer = VERBS[type(command)].shape(command, taken)
         if isinstance(command, Info | ReadPolicy) and isinstance(answer, dict) and not self.seq_of(command.queue):
             mark = "policy_" if isinstance(command, Info) else ""
             answer.update({f"{mark}{field}": value for field, value in asdict(self._asker.policy).items()})
@@ -340,14 +343,15 @@ class RedisBackend:
         while more:
             head = self._head(queue)
             head[5:8] = [0, 0, 0]  # the one verb that must run although something is lost
-            (reply,) = await self._link.run([self._call_of(queue, [*head, "rollback", 3, *was], True)])
+            job = Job(queue, "rollback", [*was], True)
+            (reply,) = await self._link.run([self._call_of(queue, [*head, job.verb, 3, *was], True)])
             if isinstance(reply, list) and reply[0] == 1 and reply[1] > was[0]:
                 if seen.epoch == was[0]:
                     self.rollbacks += 1
                     await self._write_name_again(queue)
                     self._say("redis.rollback", queue=queue, epoch=reply[1], seq_seen=was[1], seq_found=reply[2] - 1)
                 seen.epoch, seen.seq = reply[1], reply[3]
-            (result,) = self._results(queue, 1, reply)
+            (result,) = self._results(queue, [job], reply)
             if isinstance(result, Refused):
                 return
             self._aside += result.events
@@ -412,13 +416,6 @@ def _batches(jobs: Sequence[Job]) -> Iterator[list[int]]:
         batch.append(at)
         weight[job.queue] += job.weight
     yield from of_queue.values()
-
-
-def _with_payloads(command: AnyCommand, events: list[AnyEvent]) -> Iterator[AnyEvent]:
-    """The script does not send payloads back: put them where they belong."""
-    payloads = iter(_payloads(command))
-    for event in events:
-        yield replace(event, payload=next(payloads)) if isinstance(event, Enqueued) else event
 
 
 def _payloads(command: AnyCommand) -> Sequence[bytes]:

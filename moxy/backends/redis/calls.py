@@ -34,6 +34,7 @@ from moxy.core.commands import (
     Tick,
 )
 from moxy.core.errors import TOOBIG, Refused
+from moxy.core.events import AnyEvent, Enqueued, Leased
 from moxy.core.ids import digits, nonce
 from moxy.core.policy import PAYLOAD_BYTES_MAX, Policy
 from moxy.core.state import QueueState
@@ -51,6 +52,36 @@ class Asker(msgspec.Struct, frozen=True):
 
     server_id: str
     policy: Policy
+
+
+class Job(msgspec.Struct, frozen=True, gc=False):
+    """One verb for one queue. `again`: it may be run a second time when nobody knows whether it ran. `payloads`: of the
+    tasks that it makes, which the events that come back are without."""
+
+    queue: str
+    verb: str
+    words: list[Word]
+    again: bool
+    payloads: Sequence[bytes] = ()
+
+    @property
+    def weight(self) -> int:
+        """About how many tasks it touches, for a bound on what goes together."""
+        return 1 + max(len(self.words) - 9, 0)
+
+
+class Taken(msgspec.Struct, frozen=True, gc=False):
+    """What a verb did: its value, its events, and when by Redis's clock."""
+
+    value: Any
+    events: list[AnyEvent]
+    clock_ms: int
+
+    @property
+    def number(self) -> int:
+        """The value of a verb that answers with a number."""
+        assert isinstance(self.value, int), self.value
+        return self.value
 
 
 class Verb(msgspec.Struct, frozen=True):
@@ -155,58 +186,51 @@ def _nothing(c: AnyCommand, seed: int, asker: Asker) -> list[Word]:
     return []
 
 
-# Answers: command, what the script answered, when by Redis's clock
+# Answers: command, what came back
 
 
-def _done(c: AnyCommand, value: object, now_ms: int) -> Answer:
+def _done(c: AnyCommand, taken: Taken) -> Answer:
     return None
 
 
-def _number(c: AnyCommand, value: int, now_ms: int) -> Answer:
-    return value
+def _number(c: AnyCommand, taken: Taken) -> Answer:
+    return taken.number
 
 
-def _ids(c: AnyCommand, value: Sequence[bytes], now_ms: int) -> Answer:
-    return [task_id.decode() for task_id in value]
+def _ids(c: AnyCommand, taken: Taken) -> Answer:
+    known: Sequence[bytes] = taken.value
+    return [task_id.decode() for task_id in known] or [e.task_id for e in taken.events if type(e) is Enqueued]
 
 
-def _deliveries(c: Fetch, value: Sequence[Any], now_ms: int) -> Answer:
+def _deliveries(c: Fetch, taken: Taken) -> Answer:
+    leases = [event for event in taken.events if type(event) is Leased]
     return [
         Delivery(
-            lease_id.decode(),
-            task_id.decode(),
-            c.queue,
-            payload,
-            attempts,
-            deliveries,
-            token,
-            deadline_ms,
-            priority,
-            enqueued_ms,
+            e.lease_id, e.task_id, e.queue, payload, attempts, deliveries, e.token, e.deadline_ms, priority, since_ms
         )
-        for lease_id, task_id, payload, attempts, deliveries, token, deadline_ms, priority, enqueued_ms in value
+        for e, (payload, attempts, deliveries, priority, since_ms) in zip(leases, taken.value, strict=True)
     ]
 
 
-def _entries(c: Peek, value: Sequence[Any], now_ms: int) -> Answer:
-    return [delivery(c.queue, task_of(int(number), record, payload)) for number, record, payload in value]
+def _entries(c: Peek, taken: Taken) -> Answer:
+    return [delivery(c.queue, task_of(int(number), record, payload)) for number, record, payload in taken.value]
 
 
-def _task(c: Show, value: Sequence[Any], now_ms: int) -> Answer:
-    if not value:
+def _task(c: Show, taken: Taken) -> Answer:
+    if not taken.value:
         return None
-    number, record, payload, max_attempts = value
+    number, record, payload, max_attempts = taken.value
     state = QueueState(c.queue, Policy(max_attempts=max_attempts))
     return show(state, task_of(int(number), record, payload))
 
 
-def _stats(c: Stats, value: Sequence[int], now_ms: int) -> Answer:
-    ready, held, dead = value
+def _stats(c: Stats, taken: Taken) -> Answer:
+    ready, held, dead = taken.value
     return QueueStats(ready, held, dead, held, held)
 
 
-def _policy(c: ReadPolicy, value: Sequence[int], now_ms: int) -> Answer:
-    return dict(msgspec.structs.asdict(policy_of(value)))
+def _policy(c: ReadPolicy, taken: Taken) -> Answer:
+    return dict(msgspec.structs.asdict(policy_of(taken.value)))
 
 
 TOTALS: Final = (
@@ -245,9 +269,9 @@ class InfoReply(msgspec.Struct, frozen=True):
     epoch: int
 
 
-def _info(c: Info, value: Sequence[object], now_ms: int) -> Answer:
+def _info(c: Info, taken: Taken) -> Answer:
     """Field by field as `views.info` has it; the epoch comes on top."""
-    reply = InfoReply(*value)  # type: ignore[arg-type]
+    reply = InfoReply(*taken.value)
     fields: Fields = {
         "queue": c.queue,
         "paused": reply.paused,
@@ -255,7 +279,7 @@ def _info(c: Info, value: Sequence[object], now_ms: int) -> Answer:
         "ready": reply.ready,
         "processing": reply.processing,
         "dead": reply.dead,
-        "oldest_ready_age_ms": max(now_ms - reply.oldest_ms, 0) if reply.oldest_ms else None,
+        "oldest_ready_age_ms": max(taken.clock_ms - reply.oldest_ms, 0) if reply.oldest_ms else None,
         "next_due_ms": reply.next_due_ms or None,
         "remembered_ids": reply.remembered,
         "last_token": reply.last_token,

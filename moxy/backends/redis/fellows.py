@@ -21,13 +21,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, final
 
-import msgspec
-
 from moxy.backends.base import Clock
+from moxy.backends.redis.calls import Job, Taken
 from moxy.backends.redis.errors import BackendDown
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.listener import Listener
-from moxy.backends.redis.node import Word
 from moxy.backends.redis.registry import all_names
 from moxy.core.events import AnyEvent
 from moxy.core.policy import COUNT_MAX
@@ -43,34 +41,6 @@ _DISCOVER_MS: Final = 15_000
 _ORPHANS_PER_TURN: Final = 100
 _PAUSE_MS: Final = 100
 """How long the search for orphans rests when Redis could not be asked."""
-
-
-class Job(msgspec.Struct, frozen=True, gc=False):
-    """One verb for one queue. `again`: it may be run a second time when nobody knows whether it ran."""
-
-    queue: str
-    verb: str
-    words: list[Word]
-    again: bool
-
-    @property
-    def weight(self) -> int:
-        """About how many tasks it touches, for a bound on what goes together."""
-        return 1 + max(len(self.words) - 9, 0)
-
-
-class Taken(msgspec.Struct, frozen=True, gc=False):
-    """What a verb did: its value, its events, and when by Redis's clock."""
-
-    value: object
-    events: list[AnyEvent]
-    clock_ms: int
-
-    @property
-    def number(self) -> int:
-        """The value of a verb that answers with a number."""
-        assert isinstance(self.value, int), self.value
-        return self.value
 
 
 class Queues(Protocol):

@@ -7,11 +7,11 @@ A task's record is a JSON object in which what is absent is 0, "" or false.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, Union
 
 import msgspec
 
-from moxy.core.events import EVENT_TYPES, AnyEvent, Event, QueueConfigured
+from moxy.core.events import EVENT_TYPES, AnyEvent, Enqueued, Event, QueueConfigured, TaskEvent
 from moxy.core.policy import RANGES, Policy
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Tally, Task
 
@@ -78,6 +78,52 @@ def _readers(event: type[Event]) -> dict[bytes, tuple[str, Reader]]:
     """Field in the stream -> name and reader; everything that is no number, flag or payload is text."""
     fields = msgspec.structs.fields(event)
     return {field.name.encode(): (field.name, _READERS.get(field.type, _text)) for field in fields}
+
+
+class Told(TaskEvent, frozen=True, gc=False, tag="Enqueued", array_like=True):
+    """Enqueued, as a script tells it: without the payload."""
+
+    priority: int
+    due_ms: int
+    expires_ms: int
+    max_attempts: int
+    lease_ms: int
+    dedup_ms: int
+
+
+_TOLD: Final[msgspec.msgpack.Decoder[list[Any]]] = msgspec.msgpack.Decoder(
+    list[Union[(Told, *(kind for kind in EVENT_TYPES if kind is not Enqueued))]],  # type: ignore[misc]  # made at run time
+    strict=False,
+)
+"""Not strict: a script has most of its numbers as text."""
+
+
+def events_of(packed: bytes, payloads: Sequence[bytes]) -> list[AnyEvent]:
+    """The events that a script tells, with these payloads in those that made a task. Raises msgspec.DecodeError."""
+    if not packed:
+        return []
+    told: list[AnyEvent | Told] = _TOLD.decode(packed)
+    if not payloads:
+        return told  # type: ignore[return-value]  # nothing was made, so no Told is in it
+    rest = iter(payloads)
+    return [_enqueued(event, next(rest)) if isinstance(event, Told) else event for event in told]
+
+
+def _enqueued(e: Told, payload: bytes) -> Enqueued:
+    return Enqueued(
+        e.queue,
+        e.seq,
+        e.at_ms,
+        e.number,
+        e.task_id,
+        payload,
+        e.priority,
+        e.due_ms,
+        e.expires_ms,
+        e.max_attempts,
+        e.lease_ms,
+        e.dedup_ms,
+    )
 
 
 _KINDS: Final = {cls.__name__.encode(): (cls, _readers(cls)) for cls in EVENT_TYPES}

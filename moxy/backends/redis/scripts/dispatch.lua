@@ -1,7 +1,7 @@
 -- Runs a batch of verbs on one queue, in order, and makes one reply of theirs. Last part of the script.
 --
 -- The reply is {1, epoch, first sequence number, last one, last token, Redis's clock, told_ms, results}; a result is
--- {1, value, events} or {0, code, text}. {2}: Redis has lost events, and nothing was done.
+-- {1, value, events in MessagePack, or ""} or {0, code, text}. {2}: Redis has lost events, and nothing was done.
 
 local READS = {stats = true, policy = true, show = true, peek = true, info = true}
 
@@ -57,14 +57,18 @@ while at < #ARGV do
   if code then
     results[#results + 1] = {0, code, text}
   else
-    results[#results + 1] = {1, value, events}
+    results[#results + 1] = {1, value, #events > 0 and cmsgpack.pack(events) or ''}
   end
   at = at + 2 + words
 end
 
 if seq ~= first_seq then
   -- History gives way to tasks: what makes room after a task was refused leaves the newest tenth of it.
-  if full or WAS_FULL then call('XTRIM', EVENTS, 'MAXLEN', math.ceil(call('XLEN', EVENTS) / 10)) end
+  if full or WAS_FULL then
+    call('XTRIM', EVENTS, 'MAXLEN', math.ceil(call('XLEN', EVENTS) / 10))
+  else
+    call('XTRIM', EVENTS, 'MAXLEN', '~', RETAIN)
+  end
   call('HSET', META, 'seq', seq, 'at_ms', at_ms, 'born_ms', born_ms, 'paused', paused and 1 or 0,
     'next_number', next_number, 'last_token', last_token, 'told_ms', told_ms)
   for what, by in pairs(totals) do call('HINCRBY', META, what, by) end

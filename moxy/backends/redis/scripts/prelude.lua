@@ -63,9 +63,13 @@ local events, totals, made_ready = {}, {}, 0 -- events: of the verb at hand
 local full -- a sentence when Redis has no memory for new tasks
 local settled = false -- whether all that is due at this moment has been done
 
+local WHOLE = string.format('%d', 2 ^ 40) == '1099511627776' and '%d' or '%.0f' -- '%d' is quicker, but not C's everywhere
+
+-- A whole number as text. What Redis is given as a number it writes with 17 digits first, which takes longer than this.
 local function number(value)
-  return string.format('%.0f', value)
+  return string.format(WHOLE, value)
 end
+local NOW = number(now_ms)
 
 local policy_kept
 local function policy()
@@ -82,16 +86,18 @@ end
 
 -- Events
 
--- One more event: in the stream under its sequence number, and in the reply, without its payload, which the asker has.
--- Fields come as name, value, ...
+-- One more event: in the stream under its sequence number, by names, for people; and in the reply by its values alone.
+-- Fields come as name, value, ... in the order in which `moxy.core.events` has them, but the payload last: the reply goes
+-- without it, since the asker has it.
 local function emit(kind, ...)
-  local fields = {'type', kind, 'at_ms', now_ms, ...}
-  call('XADD', EVENTS, 'MAXLEN', '~', RETAIN, number(seq + 1) .. '-0', unpack(fields))
-  if fields[9] == 'payload' then fields[10] = '' end
+  call('XADD', EVENTS, number(seq + 1) .. '-0', 'type', kind, 'at_ms', NOW, ...)
   seq = seq + 1
   at_ms = now_ms
   if born_ms == 0 then born_ms = now_ms end
-  events[#events + 1] = fields
+  local fields, event = {...}, {kind, QUEUE, seq, now_ms}
+  local last = kind == 'Enqueued' and #fields - 2 or #fields
+  for i = 2, last, 2 do event[#event + 1] = fields[i] end
+  events[#events + 1] = event
 end
 
 local function count(what, by)
@@ -105,6 +111,7 @@ local function emit_configured(fields)
     pairs_of[#pairs_of + 1] = fields[field]
   end
   emit('QueueConfigured', unpack(pairs_of))
+  events[#events] = {'QueueConfigured', QUEUE, seq, now_ms, fields}
   call('HSET', POLICY, unpack(pairs_of))
   policy_kept = fields
 end
@@ -152,9 +159,29 @@ local function knows(id)
   return number_of(id) or remembered(id)
 end
 
+-- Whether any id is kept here at all: one that a client chose, or one of a task that is gone. Most queues have none, and
+-- are asked once in a batch instead of once a task.
+local ids_kept
+local function keeps_ids()
+  if ids_kept == nil then ids_kept = call('HLEN', IDS) > 0 or call('ZCARD', REMEMBERED) > 0 end
+  return ids_kept
+end
+
+local function keep_id(t)
+  call('HSET', IDS, t.id, t.n)
+  call('ZREM', REMEMBERED, t.id)
+  ids_kept = true
+end
+
+local function remember_id(t)
+  call('ZADD', REMEMBERED, number(now_ms + t.dedup_ms), t.id)
+  ids_kept = true
+end
+
 -- Members sort as numbers among equal scores, because the first is padded.
+local RANKED = string.gsub(WHOLE, '%%', '%%016') .. ':%s'
 local function member(rank, n)
-  return string.format('%016.0f:%s', rank, n)
+  return string.format(RANKED, rank, n)
 end
 
 local function number_in(of)
@@ -184,7 +211,7 @@ local function wait_in_line(t, due_ms)
     due_by(due_ms)
   else
     t.state, t.due_ms = 'ready', nil
-    call('ZADD', READY, (PRIORITY_MAX - (t.priority or 0)) * PLACE_BITS + t.place, t.n)
+    call('ZADD', READY, number((PRIORITY_MAX - (t.priority or 0)) * PLACE_BITS + t.place), t.n)
     made_ready = made_ready + 1
   end
   watch_ttl(t)
@@ -214,7 +241,7 @@ local function forget(t)
   call('HDEL', TASKS, t.n)
   call('HDEL', PAYLOADS, t.n)
   if t.named then call('HDEL', IDS, t.id) end
-  if (t.dedup_ms or 0) > 0 then call('ZADD', REMEMBERED, now_ms + t.dedup_ms, t.id) end
+  if (t.dedup_ms or 0) > 0 then remember_id(t) end
 end
 
 local function bury(t, cause, reason)
