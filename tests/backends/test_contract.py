@@ -24,6 +24,7 @@ from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.dump import read_dump
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT, keys_of
+from moxy.core.commands import Enqueue
 from moxy.core.errors import CODES, Refused
 from moxy.core.policy import Policy
 from moxy.core.state import QueueState, state_of
@@ -545,6 +546,15 @@ def test_new_queues_are_born_with_the_policy_of_their_server(place: MakeHome, po
     assert heard == told(Memory, BORN, policy)
     first = dict(heard)["MOXY.EVENTS jobs 1 COUNT 1000"][0]
     assert first[b"event"] == (b"QueueConfigured" if policy != Policy() else b"Enqueued")
+
+
+def test_an_id_that_a_client_chose_in_the_same_turn_is_not_made_again(place: MakeHome) -> None:
+    chosen = f"3-{NONCE}"
+    turn = [Enqueue("jobs", b"a"), Enqueue("jobs", b"imposter", task_id=chosen), Enqueue("jobs", b"genuine")]
+    for make in (place, Memory):
+        with world(make) as one:
+            outcomes = one.home.drive(one.home.backend.execute(turn))
+            assert [outcome.answer for outcome in outcomes] == [[f"1-{NONCE}"], [chosen], ["3-0000000000000001"]]
 
 
 def test_the_programs_use_every_verb_and_meet_every_code() -> None:

@@ -159,8 +159,8 @@ local function knows(id)
   return number_of(id) or remembered(id)
 end
 
--- Whether any id is kept here at all: one that a client chose, or one of a task that is gone. Most queues have none, and
--- are asked once in a batch instead of once a task.
+-- Whether any id is kept here that a client may have chosen. Most queues have none, and are asked once in a batch instead
+-- of once a task. (An id that Moxy made is remembered without a note here: no later task can get it.)
 local ids_kept
 local function keeps_ids()
   if ids_kept == nil then ids_kept = call('HLEN', IDS) > 0 or call('ZCARD', REMEMBERED) > 0 end
@@ -173,10 +173,6 @@ local function keep_id(t)
   ids_kept = true
 end
 
-local function remember_id(t)
-  call('ZADD', REMEMBERED, number(now_ms + t.dedup_ms), t.id)
-  ids_kept = true
-end
 
 -- Members sort as numbers among equal scores, because the first is padded.
 local RANKED = string.gsub(WHOLE, '%%', '%%016') .. ':%s'
@@ -241,7 +237,7 @@ local function forget(t)
   call('HDEL', TASKS, t.n)
   call('HDEL', PAYLOADS, t.n)
   if t.named then call('HDEL', IDS, t.id) end
-  if (t.dedup_ms or 0) > 0 then remember_id(t) end
+  if (t.dedup_ms or 0) > 0 then call('ZADD', REMEMBERED, number(now_ms + t.dedup_ms), t.id) end
 end
 
 local function bury(t, cause, reason)
