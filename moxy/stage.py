@@ -182,8 +182,8 @@ def first_line(process: subprocess.Popen[str], who: str) -> str:
     """The first line a process says, which must be JSON. One that stays silent for too long is killed."""
     assert process.stdout is not None
     watchdog = Timer(PATIENCE_S, process.kill)
-    watchdog.start()
     try:
+        watchdog.start()  # in here: a signal may come before this returns, and nobody waits for a watchdog at the end
         line = process.stdout.readline()
     finally:
         watchdog.cancel()

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 from xml.etree import ElementTree
 
 import pytest
 from redis.exceptions import ResponseError
 
-from moxy import story
+from moxy import stage, story
 from moxy.stage import as_redis_cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +142,26 @@ def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, code: int
     pids = cast(text + rest)
     assert pids
     assert all(is_gone_within(pid, 5) for pid in pids)
+
+
+def test_a_signal_while_a_watchdog_starts_leaves_no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep the interrupted demo from ending until its time is up."""
+    watchdogs: list[Timer] = []
+
+    class Interrupted(Timer):
+        def start(self) -> None:
+            super().start()
+            watchdogs.append(self)
+            raise SystemExit(143)
+
+    monkeypatch.setattr(stage, "Timer", Interrupted)
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE, text=True) as process:
+        with pytest.raises(SystemExit):
+            stage.first_line(process, "nobody")
+    (watchdog,) = watchdogs
+    assert watchdog.finished.is_set()
+    watchdog.cancel()
+    watchdog.join()
 
 
 def test_a_reader_who_leaves_early_leaves_no_process() -> None:
