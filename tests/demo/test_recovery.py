@@ -155,9 +155,9 @@ def test_a_signal_while_a_watchdog_starts_leaves_no_watchdog(monkeypatch: pytest
             raise SystemExit(143)
 
     monkeypatch.setattr(stage, "Timer", Interrupted)
-    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE, text=True) as process:
-        with pytest.raises(SystemExit):
-            stage.first_line(process, "nobody")
+    silent = [sys.executable, "-c", ""]
+    with subprocess.Popen(silent, stdout=subprocess.PIPE, text=True) as process, pytest.raises(SystemExit):
+        stage.first_line(process, "nobody")
     (watchdog,) = watchdogs
     assert watchdog.finished.is_set()
     watchdog.cancel()
