@@ -183,7 +183,7 @@ def _extensions(work: str) -> list[Extension]:
     if os.name == "posix":
         for extension in made:
             # Nobody else shall replace a function of ours by one of the same name: so a call is a call, not a look-up.
-            extension.extra_compile_args.append("-fvisibility=hidden")
+            extension.extra_compile_args = [*extension.extra_compile_args, "-fvisibility=hidden"]  # the list is shared
     return made
 
 

@@ -152,7 +152,7 @@ def lines_run(disk: SimDisk, every_step: bool = False) -> tuple[Report, int]:
 
 
 def test_verifying_twice_the_log_costs_twice_as_much() -> None:
-    (small, small_lines), (large, large_lines) = (lines_run(waiting(count)) for count in (1500, 3000))
+    (small, small_lines), (large, large_lines) = (lines_run(waiting(count)) for count in (600, 1200))
     for report in (small, large):
         assert report.findings == ()
         assert report.steps == report.events == report.touched
