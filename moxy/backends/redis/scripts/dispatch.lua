@@ -63,16 +63,17 @@ while at < #ARGV do
 end
 
 if seq ~= first_seq then
-  -- History gives way to tasks: what makes room after a task was refused leaves the newest tenth of it.
+  call('HSET', META, 'seq', seq, 'at_ms', at_ms, 'born_ms', born_ms, 'paused', paused and 1 or 0,
+    'next_number', next_number, 'last_token', last_token, 'told_ms', told_ms)
+  for what, by in pairs(totals) do call('HINCRBY', META, what, by) end
+  if made_ready > 0 and not paused then wake() end
+  -- Last, as nothing depends on it. History gives way to tasks: what makes room after a task was refused leaves the newest
+  -- tenth of it.
   if full or WAS_FULL then
     call('XTRIM', EVENTS, 'MAXLEN', math.ceil(call('XLEN', EVENTS) / 10))
   else
     call('XTRIM', EVENTS, 'MAXLEN', '~', RETAIN)
   end
-  call('HSET', META, 'seq', seq, 'at_ms', at_ms, 'born_ms', born_ms, 'paused', paused and 1 or 0,
-    'next_number', next_number, 'last_token', last_token, 'told_ms', told_ms)
-  for what, by in pairs(totals) do call('HINCRBY', META, what, by) end
-  if made_ready > 0 and not paused then wake() end
 elseif told_ms ~= first_told_ms then
   call('HSET', META, 'told_ms', told_ms)
 end
