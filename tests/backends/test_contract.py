@@ -24,7 +24,7 @@ from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.dump import read_dump
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT, keys_of
-from moxy.core.commands import Enqueue
+from moxy.core.commands import Ack, AnyCommand, Enqueue, Fetch
 from moxy.core.errors import CODES, Refused
 from moxy.core.policy import Policy
 from moxy.core.state import QueueState, state_of
@@ -555,6 +555,21 @@ def test_an_id_that_a_client_chose_in_the_same_turn_is_not_made_again(place: Mak
         with world(make) as one:
             outcomes = one.home.drive(one.home.backend.execute(turn))
             assert [outcome.answer for outcome in outcomes] == [[f"1-{NONCE}"], [chosen], ["3-0000000000000001"]]
+
+
+def test_an_id_that_is_remembered_is_not_made_again(place: MakeHome) -> None:
+    chosen = f"3-{NONCE}"
+    for make in (place, Memory):
+        with world(make) as one:
+
+            def answers(*commands: AnyCommand, one: World = one) -> list[Any]:
+                return [outcome.answer for outcome in one.home.drive(one.home.backend.execute(commands))]
+
+            answers(Enqueue("jobs", b"a", task_id=chosen, dedup_ms=1000))
+            ((task,),) = answers(Fetch("jobs", 1000))
+            answers(Ack("jobs", task.lease_id, 1, task.token))
+            made = answers(Enqueue("jobs", b"b"), Enqueue("jobs", b"c"))
+            assert made == [[f"2-{NONCE}"], ["3-0000000000000001"]]
 
 
 def test_the_programs_use_every_verb_and_meet_every_code() -> None:
