@@ -24,7 +24,7 @@ from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.dump import read_dump
 from moxy.backends.redis.link import Link
 from moxy.backends.redis.scripts import SCRIPT, keys_of
-from moxy.core.commands import Ack, AnyCommand, Enqueue, Fetch
+from moxy.core.commands import Ack, AnyCommand, Enqueue, Fetch, Info
 from moxy.core.errors import CODES, Refused
 from moxy.core.policy import Policy
 from moxy.core.state import QueueState, state_of
@@ -555,6 +555,15 @@ def test_an_id_that_a_client_chose_in_the_same_turn_is_not_made_again(place: Mak
         with world(make) as one:
             outcomes = one.home.drive(one.home.backend.execute(turn))
             assert [outcome.answer for outcome in outcomes] == [[f"1-{NONCE}"], [chosen], ["3-0000000000000001"]]
+
+
+def test_info_counts_what_came_before_it_in_the_same_turn(place: MakeHome) -> None:
+    turn = [Enqueue("jobs", b"a"), Info("jobs"), Enqueue("jobs", b"b"), Fetch("jobs", 1000), Info("jobs")]
+    for make in (place, Memory):
+        with world(make) as one:
+            answers = [outcome.answer for outcome in one.home.drive(one.home.backend.execute(turn))]
+            told = [(answers[at]["total_enqueued"], answers[at]["total_leased"]) for at in (1, 4)]
+            assert told == [(1, 0), (2, 1)]
 
 
 def test_an_id_that_is_remembered_is_not_made_again(place: MakeHome) -> None:

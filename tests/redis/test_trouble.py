@@ -4,6 +4,7 @@ Lives here: what clients of `moxy serve` see of it. Must not: the link alone (te
 own sake (test_two_servers).
 """
 
+import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -295,6 +296,17 @@ def test_a_redis_that_answers_nothing_leaves_the_outcome_unknown(verb: str) -> N
 
 
 # Foreign keys
+
+
+def test_a_record_that_somebody_wrote_into_is_refused_and_the_server_goes_on(redis: Server, client: Client) -> None:
+    queue, other = new_queue(), new_queue()
+    client("MOXY.ENQUEUE", queue, "x")
+    client("MOXY.ENQUEUE", other, "y")
+    tasks = key_of("moxy", queue, "tasks")
+    record = json.loads(redis.ask("HGET", tasks, "1"))
+    redis.ask("HSET", tasks, "1", json.dumps(record | {"id": 5}))
+    assert is_down(client("MOXY.FETCH", queue, 1000), "not Moxy's")
+    assert client("MOXY.FETCH", other, 1000)
 
 
 @pytest.mark.parametrize("name", KEY_NAMES)

@@ -290,7 +290,11 @@ class RedisBackend:
                 if result[1] == b"BACKEND":
                     self._full.add(queue)
             else:
-                events = events_of(result[2], job.payloads)
+                try:
+                    events = events_of(result[2], job.payloads)
+                except (DecodeError, ValueError):  # somebody wrote into a record, and the script told what is there
+                    taken.append(_not_ours(queue))
+                    continue
                 count_events(counted, events)
                 taken.append(Taken(result[1], events, clock_ms))
         return taken
@@ -302,7 +306,7 @@ class RedisBackend:
         try:
             return Done(self._answer(command, result), tuple(result.events))
         except (DecodeError, ValueError):
-            return Refused(BACKEND, f"Redis holds a task of queue {command.queue!r} that is not Moxy's: remove it")
+            return _not_ours(command.queue)
 
     def _answer(self, command: AnyCommand, taken: Taken) -> Answer:
         answer = VERBS[type(command)].shape(command, taken)
@@ -422,6 +426,10 @@ def _payloads(command: AnyCommand) -> Sequence[bytes]:
     if isinstance(command, Enqueue):
         return (command.payload,)
     return command.payloads if isinstance(command, EnqueueMany) else ()
+
+
+def _not_ours(queue: str) -> Refused:
+    return Refused(BACKEND, f"Redis holds a task of queue {queue!r} that is not Moxy's: remove it")
 
 
 def _as_json(policy: Policy) -> str:

@@ -1,6 +1,7 @@
 """Commands as calls of scripts, and replies of scripts as answers.
 
-Lives here: the arguments of each verb, the shape of its reply. Must not: a connection, a rule of a queue.
+Lives here: a verb on its way and what it came to, the arguments of each, the shape of its reply. Must not: a
+connection, a rule of a queue.
 """
 
 from collections.abc import Callable, Sequence
@@ -263,7 +264,7 @@ class InfoReply(msgspec.Struct, frozen=True):
     at_ms: int
     born_ms: int
     policy: list[int]
-    totals: list[bytes | None]
+    totals: list[int]
     seq: int
     last_token: int
     epoch: int
@@ -289,7 +290,7 @@ def _info(c: Info, taken: Taken) -> Answer:
     }
     policy = msgspec.structs.asdict(policy_of(reply.policy))
     fields.update({f"policy_{field}": value for field, value in policy.items()})
-    fields.update({f"total_{what}": int(n or 0) for what, n in zip(TOTALS, reply.totals, strict=True)})
+    fields.update({f"total_{what}": n for what, n in zip(TOTALS, reply.totals, strict=True)})
     fields["epoch"] = reply.epoch
     return fields
 

@@ -1,8 +1,9 @@
-"""What the scripts write, as Moxy's own values: events of a stream, records of tasks.
+"""What the scripts write and tell, as Moxy's own values: events of a stream or of a reply, records of tasks.
 
-Lives here: reading of flat text into structs. Must not: rules, or a connection.
+Lives here: reading of text, and of MessagePack, into structs. Must not: rules, or a connection.
 
 An event in a stream is its fields by name, `type Leased at_ms 1700000000000 number 3 ...`; its entry id is `SEQ-0`.
+In a reply it is an array, as the structs of `core.events` are, but without a payload.
 A task's record is a JSON object in which what is absent is 0, "" or false.
 """
 
@@ -15,8 +16,6 @@ from moxy.core.events import EVENT_TYPES, AnyEvent, Enqueued, Event, QueueConfig
 from moxy.core.policy import RANGES, Policy
 from moxy.core.tasks import NO_OPTIONS, NO_TALLY, Death, Lease, Options, Tally, Task
 
-Word: TypeAlias = bytes | int
-"""A stream holds text; a script's reply has its numbers as numbers."""
 Reader: TypeAlias = Callable[[Any], object]
 
 
@@ -63,7 +62,7 @@ def _text(raw: bytes) -> str:
     return raw.decode()
 
 
-def _flag(raw: Word) -> bool:
+def _flag(raw: bytes) -> bool:
     return int(raw) == 1
 
 

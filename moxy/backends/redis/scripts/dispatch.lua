@@ -67,12 +67,12 @@ if seq ~= first_seq then
     'next_number', next_number, 'last_token', last_token, 'told_ms', told_ms)
   for what, by in pairs(totals) do call('HINCRBY', META, what, by) end
   if made_ready > 0 and not paused then wake() end
-  -- Last, as nothing depends on it. History gives way to tasks: what makes room after a task was refused leaves the newest
-  -- tenth of it.
+  -- Last, and never an error: nothing depends on it, and what is written must be told as such. History gives way to tasks:
+  -- what makes room after a task was refused leaves the newest tenth of it.
   if full or WAS_FULL then
-    call('XTRIM', EVENTS, 'MAXLEN', math.ceil(call('XLEN', EVENTS) / 10))
+    redis.pcall('XTRIM', EVENTS, 'MAXLEN', math.ceil(call('XLEN', EVENTS) / 10))
   else
-    redis.pcall('XTRIM', EVENTS, 'MAXLEN', '~', RETAIN) -- what is written stays told as such, though this be refused
+    redis.pcall('XTRIM', EVENTS, 'MAXLEN', '~', RETAIN)
   end
 elseif told_ms ~= first_told_ms then
   call('HSET', META, 'told_ms', told_ms)

@@ -11,10 +11,12 @@ verbs.info = function()
   end
   local values = {}
   for i, field in ipairs(POLICY_FIELDS) do values[i] = policy()[field] end
+  local counted = call('HMGET', META, unpack(TOTALS))
+  for i, what in ipairs(TOTALS) do counted[i] = (tonumber(counted[i]) or 0) + (totals[what] or 0) end
   return {
     paused and 1 or 0, call('ZCARD', SCHEDULED), call('ZCARD', READY), call('ZCARD', PROCESSING), call('ZCARD', DEAD),
     oldest_ms, next_due(), call('ZCARD', REMEMBERED), at_ms, born_ms, values,
-    call('HMGET', META, unpack(TOTALS)),
+    counted,
     seq, last_token, epoch
   }
 end

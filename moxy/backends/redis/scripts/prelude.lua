@@ -173,7 +173,6 @@ local function keep_id(t)
   ids_kept = true
 end
 
-
 -- Members sort as numbers among equal scores, because the first is padded.
 local RANKED = string.gsub(WHOLE, '%%', '%%016') .. ':%s'
 local function member(rank, n)
