@@ -23,7 +23,7 @@ from moxy.backends.base import Backend, Clock
 from moxy.backends.durable import Durability, DurableBackend
 from moxy.backends.memory import MemoryBackend
 from moxy.backends.recent import EVENTS_MAX
-from moxy.backends.redis import RETAIN_EVENTS
+from moxy.backends.redis import RETAIN_EVENTS, RETAIN_EVENTS_MAX, RETAIN_EVENTS_MIN
 from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.errors import Unreachable
 from moxy.backends.redis.library import server_name
@@ -92,7 +92,7 @@ def cli() -> None:
 @click.option(
     "--retain-events",
     envvar="MOXY_RETAIN_EVENTS",
-    type=click.IntRange(1_000, 1_000_000_000),
+    type=click.IntRange(RETAIN_EVENTS_MIN, RETAIN_EVENTS_MAX),
     metavar="EVENTS",
     help=f"Events kept for each queue in Redis ({RETAIN_EVENTS}).",
 )

@@ -11,6 +11,7 @@ import msgspec
 from moxy.backends.durable import Durability
 from moxy.backends.redis import RETAIN_EVENTS
 from moxy.backends.redis.address import Address, AddressError, parse_redis_address
+from moxy.backends.redis.address import parse_prefix as parse_redis_prefix
 from moxy.core.policy import RANGES, Policy
 from moxy.server.doors import Form
 
@@ -64,11 +65,11 @@ def parse_redis(text: str) -> Address:
 
 def parse_prefix(text: str) -> str:
     """What keys in Redis begin with. Raises ConfigError."""
-    if _PREFIX.fullmatch(text) is None:
-        raise ConfigError("--redis-prefix is 1 to 64 letters, digits, dots, colons, underscores or hyphens")
-    return text
+    try:
+        return parse_redis_prefix(text)
+    except AddressError as error:
+        raise ConfigError(f"--redis-prefix: {error}") from None
 
 
-_PREFIX: Final = re.compile(r"[0-9A-Za-z._:-]{1,64}")
 _ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Za-z:.%]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 MAX_ATTEMPTS_RANGE: Final = RANGES["max_attempts"]

@@ -89,6 +89,23 @@ def test_a_lease_expires_while_the_program_does_something_else(server: Server) -
     run(server, program)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "retain_events", "why"),
+    [
+        ("{x}", 1_000, "a prefix is 1 to 64 letters"),
+        ("x", 999, "retain_events is 1,000 to"),
+        ("x", -1, "retain_events is"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_redis_is_asked(prefix: str, retain_events: int, why: str) -> None:
+    async def whole() -> None:
+        async with connect(f"127.0.0.1:{free_port()}", prefix, retain_events):
+            raise AssertionError("it was let in")
+
+    with pytest.raises(ValueError, match=why):
+        asyncio.run(whole())
+
+
 def test_a_redis_that_is_not_there_or_throws_keys_away_is_refused() -> None:
     async def whole(url: str) -> None:
         async with connect(url):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 RETAIN_EVENTS: Final = 100_000
 """How many events each queue keeps, unless told otherwise."""
+RETAIN_EVENTS_MIN: Final = 1_000
+RETAIN_EVENTS_MAX: Final = 1_000_000_000
 
 
 def connect(
@@ -21,8 +23,8 @@ def connect(
 ) -> "AbstractAsyncContextManager[Queues]":
     """The queues of a Redis, for `async with`: see `library.Queues`.
 
-    `url`: as `moxy serve --redis-addr` has it. `policy`: what new queues are born with. Raises `AddressError`, and
-    `Unreachable` when Redis is not there or may not be used.
+    `url`, `prefix`, `retain_events`: as `moxy serve` has them. `policy`: what new queues are born with. Raises
+    `AddressError` and `ValueError` for what cannot be, and `Unreachable` when Redis is not there or may not be used.
     """
     from moxy.backends.redis.library import opened  # here, so that whoever needs an address need not load redis-py
 

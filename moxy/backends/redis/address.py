@@ -72,6 +72,13 @@ class Address(msgspec.Struct, frozen=True):
         return [("", self.display)]
 
 
+def parse_prefix(text: str) -> str:
+    """What keys begin with. Raises AddressError."""
+    if _PREFIX.fullmatch(text) is None:
+        raise AddressError("a prefix is 1 to 64 letters, digits, dots, colons, underscores or hyphens")
+    return text
+
+
 def parse_redis_address(text: str) -> Address:
     """The address that `text` writes. Raises AddressError.
 
@@ -109,6 +116,7 @@ _SCHEMES: Final[dict[str, tuple[Form, bool]]] = {
     "cluster": ("cluster", False),
     "clusters": ("cluster", True),
 }
+_PREFIX: Final = re.compile(r"[0-9A-Za-z._:-]{1,64}")
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Za-z:.%]+)\]|(?P<host>[^:\[\]/@,\s]+))(?::(?P<port>[0-9]{1,5}))?")
 _PORTS: Final[dict[Form, int]] = {"redis": 6379, "sentinel": 26379, "cluster": 6379}
 

@@ -35,9 +35,11 @@ from moxy.core.commands import (
     EnqueueMany,
     Info,
     ListQueues,
+    Peek,
     ReadEvents,
     ReadHistory,
     ReadPolicy,
+    Redrive,
     Show,
     Stats,
     Tick,
@@ -223,7 +225,7 @@ class RedisBackend:
         """A command as work for the script. Raises Refused for what need not be asked."""
         verb: Verb = VERBS[type(command)]
         words = verb.arguments(command, self._ids.seed(), self._asker)
-        return Job(command.queue, verb.script, words, verb.again(command), _payloads(command))
+        return Job(command.queue, verb.script, words, verb.again(command), _payloads(command), _unnamed(command))
 
     async def run_jobs(self, jobs: Sequence[Job]) -> list[object]:
         """One round trip. For each job, in order, a Refused or the Taken of what it did."""
@@ -426,6 +428,13 @@ def _payloads(command: AnyCommand) -> Sequence[bytes]:
     if isinstance(command, Enqueue):
         return (command.payload,)
     return command.payloads if isinstance(command, EnqueueMany) else ()
+
+
+def _unnamed(command: AnyCommand) -> int:
+    """How many tasks it may touch without naming them."""
+    if isinstance(command, Redrive):
+        return 0 if command.task_id else command.count
+    return command.count if isinstance(command, Peek) else 0
 
 
 def _not_ours(queue: str) -> Refused:

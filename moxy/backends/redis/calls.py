@@ -57,18 +57,20 @@ class Asker(msgspec.Struct, frozen=True):
 
 class Job(msgspec.Struct, frozen=True, gc=False):
     """One verb for one queue. `again`: it may be run a second time when nobody knows whether it ran. `payloads`: of the
-    tasks that it makes, which the events that come back are without."""
+    tasks that it makes, which the events that come back are without. `unnamed`: how many tasks it may touch besides
+    those that it has words for."""
 
     queue: str
     verb: str
     words: list[Word]
     again: bool
     payloads: Sequence[bytes] = ()
+    unnamed: int = 0
 
     @property
     def weight(self) -> int:
         """About how many tasks it touches, for a bound on what goes together."""
-        return 1 + max(len(self.words) - 9, 0)
+        return 1 + max(len(self.words) - 9, 0) + self.unnamed
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):

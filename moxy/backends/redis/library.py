@@ -22,8 +22,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, final
 
 from moxy.backends.base import Done
-from moxy.backends.redis import RETAIN_EVENTS
-from moxy.backends.redis.address import parse_redis_address
+from moxy.backends.redis import RETAIN_EVENTS, RETAIN_EVENTS_MAX, RETAIN_EVENTS_MIN
+from moxy.backends.redis.address import parse_prefix, parse_redis_address
 from moxy.backends.redis.backend import RedisBackend
 from moxy.backends.redis.errors import Unreachable
 from moxy.backends.redis.link import Link
@@ -54,7 +54,10 @@ async def opened(
     url: str, prefix: str = "moxy", retain_events: int = RETAIN_EVENTS, policy: Policy | None = None
 ) -> AsyncIterator["Queues"]:
     """See `connect`, which is the door to this."""
-    link = Link(parse_redis_address(url), [SCRIPT])
+    address, prefix = parse_redis_address(url), parse_prefix(prefix)
+    if not RETAIN_EVENTS_MIN <= retain_events <= RETAIN_EVENTS_MAX:
+        raise ValueError(f"retain_events is {RETAIN_EVENTS_MIN:,} to {RETAIN_EVENTS_MAX:,}, not {retain_events:,}")
+    link = Link(address, [SCRIPT])
     facts = await link.connect()
     if facts.refusal:
         await link.close()
