@@ -581,6 +581,15 @@ def test_an_id_that_is_remembered_is_not_made_again(place: MakeHome) -> None:
             assert made == [[f"2-{NONCE}"], ["3-0000000000000001"]]
 
 
+def test_the_memory_of_ids_does_not_grow_for_ever(place: MakeHome) -> None:
+    """A few more than those whose window is open: what came at the same time as an ENQUEUE may still be there."""
+    with world(place) as one:
+        one.run("\n".join(f"MOXY.ENQUEUE jobs x ID t{n} DEDUP 25\nMOXY.DELETE jobs t{n}\n+10" for n in range(40)))
+        (outcome,) = one.home.drive(one.home.backend.execute([Info("jobs")]))
+        assert isinstance(outcome, Done)
+        assert 3 <= outcome.answer["remembered_ids"] <= 4
+
+
 def test_the_programs_use_every_verb_and_meet_every_code() -> None:
     """A contract with a gap would pass. IOERR is the log's; BACKEND, Redis's; the rest is said by the server."""
     heard = [pair for program in PROGRAMS.values() for pair in told(Memory, program)]
