@@ -64,6 +64,7 @@ COMPILED = (
     "moxy.sources",
     "moxy.waiting",
     "moxy.wire.arguments",
+    "moxy.wire.habit",
     "moxy.wire.replies",
     "moxy.wire.resp",
     "moxy.wire.scan",

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from functools import partial
 from typing import Final, final
 
+from librt.strings import BytesWriter
 from msgspec.structs import asdict
 
 from moxy.backends.base import Clock, Done, IdSource, Outcome, Plain, Slow
@@ -62,6 +63,8 @@ class MemoryBackend:
         """Those of the turn before, while they are on their way to the medium."""
         self._before: dict[str, QueueState | None] = {}
         self._batches: dict[str, Batch] = {}
+        self._writer: BytesWriter | None = None
+        """What the notes of a batch before were written with, for those of the next."""
         self._settled: list[Written] = []
         # When each queue next needs time, at the earliest. Only a nearer time is written down; one that has moved
         # away meanwhile (an ACK, an EXTEND) is found out when it comes. So there is about one entry per queue.
@@ -84,7 +87,8 @@ class MemoryBackend:
         if batch is None:
             state = self._queues.get(queue)
             if state is not None:
-                batch = self._batches[queue] = Batch(state)
+                writer, self._writer = self._writer, None
+                batch = self._batches[queue] = Batch(state, writer)
         return batch
 
     def seed(self) -> int:
@@ -259,6 +263,7 @@ class MemoryBackend:
                 written = batch.notes.parts()
                 self._settled += written
                 self._keep(queue, before, written, state)
+            self._writer = batch.notes.writer
 
     def _execute_one(self, command: AnyCommand, now_ms: int) -> Outcome:
         queue = command.queue

@@ -35,7 +35,6 @@ class Batch:
         "_at_ms",
         "_befores",
         "_queue",
-        "_scratch",
         "_start",
         "_takes_all",
         "_token",
@@ -46,16 +45,16 @@ class Batch:
         "task_id",
     )
 
-    def __init__(self, state: QueueState) -> None:
+    def __init__(self, state: QueueState, writer: BytesWriter | None = None) -> None:
+        """`writer`: for the notes, as they say."""
         self.heart: Final[Heart] = state.give_up()
-        self.notes: Final = Notes(self.heart.name)
+        self.notes: Final = Notes(self.heart.name, writer)
         """What has happened in this batch."""
         self._start: Final = state
         self._befores: Final[list[Undo]] = []
         self._at_ms: Final[int] = self.heart.at_ms
         self._token: Final[int] = self.heart.last_token
         self._queue: Final = self.heart.name.encode()
-        self._scratch: Final = BytesWriter()
         self.task_id = b""
         self.lease_id = b""
         """The lease, and its task, that `fetch` gave last."""
@@ -88,7 +87,7 @@ class Batch:
         if not h.born_ms or at_ms >= NEVER_MS:
             return None
         number = h.next_number
-        task_id = ids.raw_task_id(self._scratch, number, nonce)
+        task_id = ids.raw_task_id(number, nonce)
         if h.names and task_id.decode() in h.names:
             return None
         seq = h.seq + 1
@@ -123,7 +122,7 @@ class Batch:
         else:
             return None
         seq, token = h.seq + 1, h.last_token + 1
-        lease_id = ids.raw_lease_id(self._scratch, self._queue, number, token, nonce)
+        lease_id = ids.raw_lease_id(self._queue, number, token, nonce)
         deadline_ms = at_ms + (lease_ms or h.policy.lease_ms)
         held = Held(fresh, task_id, lease_id, token, deadline_ms, at_ms, worker, False)
         lease_first(h, lane, number, number, fresh, held, token, deadline_ms)

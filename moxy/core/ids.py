@@ -20,6 +20,8 @@ _DIGITS_MAX: Final = 18
 _SHORT: Final = [b"%d" % n for n in range(1000)]
 _FULL: Final = [b"%03d" % n for n in range(1000)]
 """Three digits at a time, first ones and others."""
+_scratch: Final = BytesWriter()
+"""For one id after the other."""
 
 
 def nonce(seed: int, draw: int) -> int:
@@ -79,30 +81,32 @@ def lease_id(queue: str, number: int, token: int, nonce: str) -> str:
     return f"{queue}:{number}:{token}:{nonce}"
 
 
-def raw_task_id(scratch: BytesWriter, number: int, nonce: bytes) -> bytes:
-    """`task_id` as bytes. What is in `scratch` is lost."""
+def raw_task_id(number: int, nonce: bytes) -> bytes:
+    """`task_id` as bytes."""
     if not IS_COMPILED:
         return b"%d-%b" % (number, nonce)
-    scratch.truncate(0)
-    _put_decimal(scratch, number)
-    scratch.append(45)
-    scratch.write(nonce)
-    return scratch.getvalue()
+    w = _scratch
+    w.truncate(0)
+    _put_decimal(w, number)
+    w.append(45)
+    w.write(nonce)
+    return w.getvalue()
 
 
-def raw_lease_id(scratch: BytesWriter, queue: bytes, number: int, token: int, nonce: bytes) -> bytes:
-    """`lease_id` as bytes. What is in `scratch` is lost."""
+def raw_lease_id(queue: bytes, number: int, token: int, nonce: bytes) -> bytes:
+    """`lease_id` as bytes."""
     if not IS_COMPILED:
         return b"%b:%d:%d:%b" % (queue, number, token, nonce)
-    scratch.truncate(0)
-    scratch.write(queue)
-    scratch.append(58)
-    _put_decimal(scratch, number)
-    scratch.append(58)
-    _put_decimal(scratch, token)
-    scratch.append(58)
-    scratch.write(nonce)
-    return scratch.getvalue()
+    w = _scratch
+    w.truncate(0)
+    w.write(queue)
+    w.append(58)
+    _put_decimal(w, number)
+    w.append(58)
+    _put_decimal(w, token)
+    w.append(58)
+    w.write(nonce)
+    return w.getvalue()
 
 
 def _put_decimal(w: BytesWriter, n: i64) -> None:

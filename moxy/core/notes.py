@@ -27,6 +27,8 @@ _ACKED: Final[type[Acked]] = Acked
 
 _PART: Final = 1000
 """Most events of one `Written`: what takes it in takes all of it in one go."""
+_KEPT_BYTES_MAX: Final = 1024 * 1024
+"""A writer that held more is let go of, with the memory that it has."""
 # An array's head is 0x90 and its length, a short string's 0xA0 and its.
 _ENQUEUED_HEAD: Final = b"\x9d\xa8Enqueued"
 _LEASED_HEAD: Final = b"\x9b\xa6Leased"
@@ -96,11 +98,14 @@ class Notes:
 
     __slots__ = (
         *("_acked", "_enqueued", "_events", "_full", "_leased", "_noted", "_parts", "_worker", "_worker_raw"),
-        *("_writer", "count", "queue"),
+        *("count", "queue", "writer"),
     )
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, writer: BytesWriter | None = None) -> None:
+        """`writer`: one that is empty and was used before, so that it need not grow again."""
         self.queue: Final = queue
+        self.writer = BytesWriter() if writer is None else writer
+        """For the next notes, after `parts`."""
         self.count = 0
         self._parts: Final[list[Written]] = []
         self._noted = 0
@@ -108,7 +113,6 @@ class Notes:
         self._full = _PART
         """At how many the next part is full."""
         self._events: list[AnyEvent] = []
-        self._writer: Final = BytesWriter()
         # How each kind begins. Most batches are small, and have one kind only.
         self._enqueued = b""
         self._leased = b""
@@ -120,7 +124,7 @@ class Notes:
     def enqueued(self, seq: int, at_ms: int, number: int, task_id: bytes, payload: bytes) -> None:
         """Note an Enqueued without options."""
         if IS_COMPILED:
-            w = self._writer
+            w = self.writer
             if not self._enqueued:
                 self._enqueued = _head(_ENQUEUED_HEAD, self.queue)
             w.write(self._enqueued)
@@ -151,7 +155,7 @@ class Notes:
         if IS_COMPILED:
             if worker != self._worker:
                 self._worker, self._worker_raw = worker, worker.encode()
-            w = self._writer
+            w = self.writer
             if not self._leased:
                 self._leased = _head(_LEASED_HEAD, self.queue)
             w.write(self._leased)
@@ -176,7 +180,7 @@ class Notes:
     def acked(self, seq: int, at_ms: int, number: int, task_id: bytes, lease_id: bytes) -> None:
         """Note an Acked."""
         if IS_COMPILED:
-            w = self._writer
+            w = self.writer
             if not self._acked:
                 self._acked = _head(_ACKED_HEAD, self.queue)
             w.write(self._acked)
@@ -203,9 +207,13 @@ class Notes:
     def _end_part(self) -> None:
         count = self.count - self._noted
         if count:
-            self._parts.append(Written(self.queue, count, self._writer.getvalue(), self._events))
+            raw = self.writer.getvalue()
+            self._parts.append(Written(self.queue, count, raw, self._events))
             self._noted, self._full = self.count, self.count + _PART
-            self._writer.truncate(0)
+            if len(raw) <= _KEPT_BYTES_MAX:
+                self.writer.truncate(0)
+            else:
+                self.writer = BytesWriter()
             self._events = []
 
 

@@ -19,6 +19,7 @@ from moxy.requests import Request
 from moxy.server.greetings import Greetings
 from moxy.server.lane import Lane, Told
 from moxy.server.session import Session
+from moxy.wire.habit import Habit
 from moxy.wire.resp import Error, Parser, Value, encode
 from moxy.wire.table import TABLE, Row, find
 
@@ -34,6 +35,8 @@ OUTPUT_PIECE_BYTES: Final = 1024 * 1024
 
 
 _MAY_BLOCK: Final = (FetchAny, ReadEvents)
+_NO_REQUESTS: Final[list[Request]] = []
+"""What nearly all that arrives comes to. A list costs more than what it would hold."""
 
 
 @final
@@ -68,12 +71,14 @@ class Connection:
 
     __slots__ = (
         "_blocked",
+        "_habit",
         "_held_back",
         "_held_back_bytes",
         "_lane",
         "_last",
         "_parser",
         "_slots",
+        "_spoken_of",
         "closed",
         "closing",
         "greetings",
@@ -91,6 +96,9 @@ class Connection:
         """Not a deque: of those most hold one, and a list is quicker."""
         self._last: Call | None = None
         """The latest call. While it has no outcome what comes behind it cannot take the lane: it would come before."""
+        self._habit: Habit | None = None
+        self._spoken_of = b""
+        """What this client says over and over, and the queue of its latest plain command that was not so."""
         self._held_back: deque[list[bytes]] = deque()
         self._held_back_bytes = 0
         self._blocked: Call | None = None
@@ -109,8 +117,10 @@ class Connection:
         From a stranger they are taken line by line, since a command ends with a line: so the limits after an AUTH are
         those of a known client, however the network cut the bytes.
         """
+        at = self._take_habitual(data)
+        if at == len(data):
+            return _NO_REQUESTS
         requests: list[Request] = []
-        at = 0
         while at < len(data) and not self.closing:
             if self.session.authenticated:
                 commands, at = self._parser.feed(data[at:] if at else data), len(data)
@@ -231,6 +241,28 @@ class Connection:
 
     # One command
 
+    def _take_habitual(self, data: bytes) -> int:
+        """Have the fast lane take what this client says over and over; how many bytes that was."""
+        lane, habit = self._lane, self._habit
+        if lane is None or habit is None or self._held_back or self.closing:
+            return 0
+        if self._parser.is_midway or not self._may_overtake():
+            return 0
+        told = lane.take_habitual(habit, data, self.session.worker, self.session.resp3)
+        if told is None:
+            return 0
+        self._slots.append(told)
+        return lane.used
+
+    def _learn(self, lane: Lane) -> None:
+        """A queue that is spoken of twice in a row becomes the habit: for one that changes each time it is no use."""
+        habit = self._habit
+        if habit is not None and habit.queue == lane.queue and habit.timeout == lane.timeout:
+            return
+        if self._spoken_of == lane.queue:
+            self._habit = Habit(lane.queue, lane.timeout, lane.lease_ms)
+        self._spoken_of = lane.queue
+
     def _hold_back(self, commands: list[list[bytes]]) -> None:
         self._held_back.extend(commands)
         self._held_back_bytes += sum(map(_size, commands))
@@ -265,6 +297,7 @@ class Connection:
                 told = lane.take(commands, at, self.session.worker, self.session.resp3)
                 if told is not None:
                     self._slots.append(told)
+                    self._learn(lane)
                     at += told.count
                     if at == end:
                         return

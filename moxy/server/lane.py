@@ -13,6 +13,7 @@ where somebody waits, a first command on a queue, a task with a past, a refusal.
 from typing import Final, Protocol, final
 
 from librt.strings import BytesWriter
+from mypy_extensions import i64
 
 from moxy.backends.base import Clock, Plain
 from moxy.core import ids
@@ -20,6 +21,7 @@ from moxy.core.batch import Batch
 from moxy.core.errors import Refused
 from moxy.wire import replies
 from moxy.wire.arguments import fetch_timeout, queue_name
+from moxy.wire.habit import ENQUEUE, FETCH, OTHER, Habit
 from moxy.wire.resp import OK, Error, encode
 from moxy.wire.scan import split_lease
 
@@ -66,16 +68,18 @@ class Lane:
         "_drawn",
         "_in_turn",
         "_is_turn_under_way",
-        "_lease_ms",
         "_nonces",
         "_now_ms",
+        "_output",
         "_plain",
-        "_raw",
-        "_timeout",
         "_told",
         "_told_in_turn",
         "_waiting",
         "commands",
+        "lease_ms",
+        "queue",
+        "timeout",
+        "used",
     )
 
     def __init__(self, plain: Plain, waiting: Waiting, clock: Clock) -> None:
@@ -84,12 +88,15 @@ class Lane:
         self._clock: Final = clock
         self._batches: dict[bytes, Batch] = {}
         """By queue, as clients write its name. All of them end together."""
-        self._raw = b""
+        self.queue = b""
         self._batch: Batch | None = None
         """The one that was used last, and its queue. The next command is nearly always on the same."""
-        self._timeout = b""
-        self._lease_ms = 0
+        self.timeout = b"DEFAULT"
+        self.lease_ms = 0
         """The timeout of the FETCH before, as its client wrote it, and read."""
+        self.used: i64 = 0
+        self._output: Final = BytesWriter()
+        """For one run after the other: it need not grow again."""
         self._nonces = b""
         self._drawn = 0
         self._now_ms = 0
@@ -104,12 +111,8 @@ class Lane:
 
     def take(self, commands: list[list[bytes]], at: int, worker: str, resp3: bool) -> Told | None:
         """Carry out the plain commands that begin at that index, up to the first that is not. None: there is none."""
-        if self._batch is not None and self._batch.is_over:
-            self._let_go()
-        if self._is_turn_under_way or not self.commands:
-            self._now_ms = self._clock.now_ms()
-        now_ms = self._now_ms
-        output = BytesWriter()
+        self._begin_run()
+        output = self._output
         leases = _NO_LEASES
         end = len(commands)
         first = at
@@ -118,44 +121,101 @@ class Lane:
             verb = argv[0]
             words = len(argv)
             if verb == _ENQUEUE and words == 3:
-                batch = self._batch if argv[1] == self._raw else self._another(argv[1])
-                if batch is None:
+                batch = self._batch_of(argv[1])
+                if batch is None or not self._enqueue(batch, argv[2], output, resp3):
                     break
-                task_id = batch.enqueue(argv[2], now_ms, self._nonce())
-                if task_id is None:
-                    break
-                replies.put_enqueued(output, task_id, resp3)
             elif verb == _FETCH and words == 3:
-                batch = self._batch if argv[1] == self._raw else self._another(argv[1])
-                if batch is None or not (argv[2] == self._timeout or self._reads(argv[2])):
+                batch = self._batch_of(argv[1])
+                if batch is None or not (argv[2] == self.timeout or self._reads(argv[2])):
                     break
-                payload = batch.fetch(self._lease_ms, worker, now_ms, self._nonce())
-                if payload is None:
+                if not self._fetch(batch, self.lease_ms, worker, output, resp3):
                     break
-                lease_id = batch.lease_id
-                replies.put_fetched(output, lease_id, batch.task_id, payload, resp3)
                 if leases is _NO_LEASES:
                     leases = []
-                leases.append(lease_id)
+                leases.append(batch.lease_id)
             elif verb == _ACK and words == 2:
                 lease = argv[1]
                 queue_bytes, number = split_lease(lease)
                 if queue_bytes < 0:
                     break
-                raw = lease[:queue_bytes]
-                batch = self._batch if raw == self._raw else self._another(raw)
-                if batch is None or not batch.ack(lease, number, now_ms):
+                batch = self._batch_of(lease[:queue_bytes])
+                if batch is None or not batch.ack(lease, number, self._now_ms):
                     break
                 output.write(OK)
             else:
                 break
             at += 1
-        if at == first:
+        return self._told_of(output, at - first, leases)
+
+    def take_habitual(self, habit: Habit, data: bytes, worker: str, resp3: bool) -> Told | None:
+        """`take`, of what a client sent and is as it always says it: `used` bytes of `data` were that."""
+        self.used = 0
+        self._begin_run()
+        output = self._output
+        leases = _NO_LEASES
+        batch: Batch | None = None
+        at: i64 = 0
+        end: i64 = len(data)
+        count = 0
+        while at < end and len(output) < _PIECE_BYTES:
+            kind, start, stop = habit.find(data, at)
+            if kind == OTHER:
+                break
+            if batch is None:
+                batch = self._batch_of(habit.queue)
+                if batch is None:
+                    break
+            if kind == ENQUEUE:
+                if not self._enqueue(batch, data[start:stop], output, resp3):
+                    break
+            elif kind == FETCH:
+                if not self._fetch(batch, habit.lease_ms, worker, output, resp3):
+                    break
+                if leases is _NO_LEASES:
+                    leases = []
+                leases.append(batch.lease_id)
+            else:
+                lease = data[start:stop]
+                queue_bytes, number = split_lease(lease)
+                # Of which queue it is need not be asked: no lease of another one is equal to one of this.
+                if queue_bytes < 0 or not batch.ack(lease, number, self._now_ms):
+                    break
+                output.write(OK)
+            at = stop + 2
+            count += 1
+        self.used = at
+        return self._told_of(output, count, leases)
+
+    def _begin_run(self) -> None:
+        self._output.truncate(0)
+        if self._batch is not None and self._batch.is_over:
+            self._let_go()
+        if self._is_turn_under_way or not self.commands:
+            self._now_ms = self._clock.now_ms()
+
+    def _told_of(self, output: BytesWriter, count: int, leases: list[bytes]) -> Told | None:
+        if not count:
             return None
-        told = Told(output.getvalue(), at - first, leases)
+        told = Told(output.getvalue(), count, leases)
         self._told.append(told)
-        self.commands += at - first
+        self.commands += count
         return told
+
+    def _enqueue(self, batch: Batch, payload: bytes, output: BytesWriter, resp3: bool) -> bool:
+        """Whether it could be carried out here."""
+        task_id = batch.enqueue(payload, self._now_ms, self._nonce())
+        if task_id is None:
+            return False
+        replies.put_enqueued(output, task_id, resp3)
+        return True
+
+    def _fetch(self, batch: Batch, lease_ms: int, worker: str, output: BytesWriter, resp3: bool) -> bool:
+        """Whether it could be carried out here; then `batch` knows the lease."""
+        payload = batch.fetch(lease_ms, worker, self._now_ms, self._nonce())
+        if payload is None:
+            return False
+        replies.put_fetched(output, batch.lease_id, batch.task_id, payload, resp3)
+        return True
 
     def turn_begins(self) -> None:
         """What was carried out so far belongs to a turn now; what comes from here on will belong to the next."""
@@ -180,10 +240,13 @@ class Lane:
     def _let_go(self) -> None:
         """Of batches, which keep what happened in them; they are over."""
         self._batches.clear()
-        self._raw, self._batch = b"", None
+        self.queue, self._batch = b"", None
+
+    def _batch_of(self, raw: bytes) -> Batch | None:
+        """That of this queue; None: it is not for the lane."""
+        return self._batch if raw == self.queue else self._another(raw)
 
     def _another(self, raw: bytes) -> Batch | None:
-        """The batch of another queue than before; None: this queue is not for the lane."""
         batch = self._batches.get(raw)
         if batch is None:
             try:
@@ -197,16 +260,16 @@ class Lane:
             if batch is None:
                 return None
             self._batches[raw] = batch
-        self._raw, self._batch = raw, batch
+        self.queue, self._batch = raw, batch
         return batch
 
     def _reads(self, timeout: bytes) -> bool:
         """Note what this timeout says, if it is one."""
         try:
-            self._lease_ms = fetch_timeout(timeout)
+            self.lease_ms = fetch_timeout(timeout)
         except Refused:
             return False
-        self._timeout = timeout
+        self.timeout = timeout
         return True
 
     def _nonce(self) -> bytes:

@@ -80,6 +80,11 @@ class Parser:
         self._elements_max: int = elements_max
 
     @property
+    def is_midway(self) -> bool:
+        """Whether a command has begun, and is not complete; or the client is at fault."""
+        return len(self._held) > 0 or self._missing > 0 or self.fault is not None
+
+    @property
     def buffered_bytes(self) -> int:
         """What is held for a command that is incomplete."""
         if not self._held and not self._args:

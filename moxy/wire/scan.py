@@ -12,11 +12,13 @@ from typing import Final
 from mypy_extensions import i64
 
 from moxy.core.form import IS_COMPILED
-from moxy.core.ids import decimal
+from moxy.core.ids import NONCE_DIGITS, decimal
 
 _CRLF: Final = b"\r\n"
 _DIGITS_MAX: Final = 9
 _NUMBER_DIGITS_MAX: Final = 18
+_BEFORE_NONCE: Final = -NONCE_DIGITS - 1
+"""Where in a lease id the last colon is."""
 
 # Nearly every header is one of these: one look-up checks its type byte and its digits.
 _SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
@@ -132,25 +134,31 @@ def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elem
 
 def split_in_parts(lease_id: bytes) -> tuple[int, int]:
     """`split_lease` for the interpreter."""
-    parts = lease_id.rsplit(b":", 3)
-    if len(parts) != 4 or not parts[1].isdigit() or len(parts[1]) > _NUMBER_DIGITS_MAX:
+    parts = lease_id[:_BEFORE_NONCE].rsplit(b":", 2)
+    if len(parts) != 3 or lease_id[_BEFORE_NONCE] != 58 or not parts[1].isdigit():
+        return -1, 0
+    if len(parts[1]) > _NUMBER_DIGITS_MAX:
         return -1, 0
     return len(parts[0]), int(parts[1])
 
 
 def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
     """`split_lease` for a compiler."""
-    at: i64 = len(lease_id)
+    at: i64 = len(lease_id) + _BEFORE_NONCE
+    if at < 0 or lease_id[at] != 58:  # :
+        return -1, 0
     last: i64 = at
     colons: i64 = 0
-    while at > 0 and colons < 3:
+    while at > 0 and colons < 2:
         at -= 1
-        if lease_id[at] == 58:  # :
+        if lease_id[at] == 58:
             colons += 1
-            if colons == 2:
+            if colons == 1:
                 last = at
     number = decimal(lease_id, at + 1, last)
-    return (at, number) if colons == 3 and number >= 0 else (-1, 0)
+    if colons < 2 or number < 0:
+        return -1, 0
+    return at, number
 
 
 def plain_commands(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:

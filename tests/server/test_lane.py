@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from moxy.backends.base import CommitRefused
 from moxy.backends.memory import MemoryBackend
@@ -112,6 +114,79 @@ def test_the_replies_are_those_of_the_usual_way() -> None:
             told.append(rig.ask(client, ENQUEUE, FETCH, ("MOXY.ACK", lease(1, 1))))
             assert rig.carried_out == (0 if declining else 3)
         assert told[0] == told[1]
+
+
+WORDS: list[tuple[str | int, ...]] = [
+    *(ENQUEUE, ("MOXY.ENQUEUE", "jobs", "y" * 2000), ("MOXY.ENQUEUE", "mail", "x"), ("moxy.enqueue", "jobs", "x")),
+    *(FETCH, ("MOXY.FETCH", "jobs", 2000), ("MOXY.FETCH", "mail", 1000), ("MOXY.FETCH", "jobs", "DEFAULT")),
+    *(("MOXY.ACK", lease(number, number)) for number in (1, 2, 3)),
+    *(("MOXY.ACK", lease(1, 1).replace("jobs", "mail")), ("MOXY.ACK", lease(1, 1)[1:]), ("MOXY.ACK", "x")),
+    *(("MOXY.NACK", lease(1, 1)), ("MOXY.STATS", "jobs"), ("MOXY.FETCH", "jobs", ""), ("PING",), ("HELLO", 3)),
+    ("QUIT",),
+]
+
+
+def known_by_heart(rig: Rig) -> Connection:
+    """A client that has said the same so often that it is not parsed any more; it holds three leases."""
+    client = rig.connection()
+    for some in (*[ENQUEUE] * 6, *[FETCH] * 3):
+        rig.ask(client, some)
+    return client
+
+
+CHUNKS = st.tuples(st.sampled_from(WORDS), st.sampled_from([0, 0, 0, -3, -30]), st.booleans())
+"""What is said, how far before its end it is cut, and whether there is a turn then."""
+
+
+@settings(max_examples=500)
+@given(st.lists(CHUNKS, max_size=12))
+@example([(("MOXY.NACK", lease(1, 1)), 0, False), (("MOXY.ACK", lease(1, 1)), 0, True)])
+@example([(("QUIT",), 0, True), (ENQUEUE, 0, True)])
+def test_however_often_and_however_cut_what_is_said_comes_to_the_same(
+    chunks: list[tuple[tuple[str | int, ...], int, bool]],
+) -> None:
+    """A client that says the same over and over is not parsed; one whose queue is not for the lane always is."""
+    told: list[bytes] = []
+    for declining in (False, True):
+        rig = Rig()
+        if declining:
+            rig.lane = Lane(Declining(), rig.service, rig.clock)
+        client = known_by_heart(rig)
+        said = replies = b""
+        for words, cut, turn in [*chunks, (("PING",), 0, True)]:
+            said += encode(*words)
+            end = max(len(said) + cut, 0)
+            rig.service.submit_all(client.receive(said[:end]))
+            said = said[end:]
+            if turn:
+                rig.turn()
+                replies += client.take_output()
+        told.append(replies)
+    assert told[0] == told[1]
+
+
+def test_what_looks_like_a_command_in_a_payload_is_none() -> None:
+    rig = Rig()
+    client = known_by_heart(rig)
+    payload = encode(*ENQUEUE)
+    said = encode("MOXY.ENQUEUE", "jobs", payload)
+    at = said.index(payload)
+    rig.service.submit_all(client.receive(said[:at]))
+    rig.service.submit_all(client.receive(said[at:]))
+    rig.turn()
+    assert client.take_output().count(b"task_id") == 1
+    assert [task.payload for task in rig.memory.state_of("jobs").in_state("ready")][-1] == payload
+
+
+def test_what_was_held_back_comes_first() -> None:
+    rig = Rig()
+    client, other = known_by_heart(rig), rig.connection()
+    rig.ask(client, ("MOXY.FETCH", "more", 1000, "BLOCK", 0), ("MOXY.ENQUEUE", "jobs", "first"))
+    rig.ask(other, ("MOXY.ENQUEUE", "more", "x"))
+    rig.say(client, ("MOXY.ENQUEUE", "jobs", "second"))
+    rig.service.submit_all(client.proceed())
+    rig.turn()
+    assert [task.payload for task in rig.memory.state_of("jobs").in_state("ready")][-2:] == [b"first", b"second"]
 
 
 class Declining:

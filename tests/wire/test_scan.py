@@ -109,7 +109,7 @@ def test_the_form_suits_the_way_in_which_it_runs() -> None:
 
 
 LEASE_PIECES = st.sampled_from(
-    [b"jobs", b"a:b", b"1", b"12", b"0", b"9" * 18, b"9" * 19, b":", b"", b"x", b"-1", b"\xd9\xa1"]
+    [b"jobs", b"a:b", b"1", b"12", b"0", b"9" * 18, b"9" * 19, b":", b"", b"x", b"-1", b"\xd9\xa1", b"0123456789abcdef"]
 )
 
 
@@ -126,6 +126,8 @@ def test_a_lease_id_is_split_the_same_in_both_ways(pieces: list[bytes]) -> None:
 def test_a_lease_id_tells_the_length_of_its_queue_s_name_and_its_number() -> None:
     for split in (scan.split_by_bytes, scan.split_in_parts):
         assert split(b"a:b:170:3:0123456789abcdef") == (3, 170)
-        assert split(b"jobs:1x:3:0") == (-1, 0)
-        assert split(b"jobs:" + b"9" * 18 + b":1:0") == (4, 10**18 - 1)
-        assert split(b"jobs:" + b"9" * 19 + b":1:0") == (-1, 0)
+        assert split(b"jobs:1x:3:0123456789abcdef") == (-1, 0)
+        assert split(b"jobs:17:3:0123456789abcde") == (-1, 0)
+        assert split(b"17:3:0123456789abcdef") == (-1, 0)
+        assert split(b"jobs:" + b"9" * 18 + b":1:0123456789abcdef") == (4, 10**18 - 1)
+        assert split(b"jobs:" + b"9" * 19 + b":1:0123456789abcdef") == (-1, 0)

@@ -1,0 +1,87 @@
+"""What a client says over and over: found where it is said word for word, and nowhere else; in both forms."""
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from moxy.wire import habit
+from moxy.wire.habit import ACK, ENQUEUE, FETCH, OTHER, Habit
+from moxy.wire.resp import Parser
+from tests.wire.test_scan import command
+
+HABIT = Habit(b"jobs", b"30000", 30_000)
+LEASE = b"jobs:1:1:0123456789abcdef"
+VERBS = {ENQUEUE: b"MOXY.ENQUEUE", FETCH: b"MOXY.FETCH", ACK: b"MOXY.ACK"}
+
+
+@pytest.fixture(params=[False, True], ids=["interpreter", "compiler"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(habit, "IS_COMPILED", request.param)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("before", [b"", b"*1\r\n$4\r\nPING\r\n"])
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [(ENQUEUE, b""), (ENQUEUE, b"x\r\n$1"), (ENQUEUE, b"y" * 1024), (FETCH, b"30000"), (ACK, LEASE), (ACK, b"")],
+)
+def test_what_is_said_again_is_found(before: bytes, kind: int, last: bytes) -> None:
+    said = command(VERBS[kind], last) if kind == ACK else command(VERBS[kind], b"jobs", last)
+    found, start, stop = HABIT.find(before + said + b"*1\r\n", len(before))
+    assert (found, (before + said)[start:stop], stop + 2) == (kind, last, len(before + said))
+
+
+OTHERS = {
+    "nothing": b"",
+    "another verb": command(b"MOXY.STATUS1", b"jobs", b"x"),
+    "a verb in small letters": command(b"moxy.ack", LEASE),
+    "another queue": command(b"MOXY.ENQUEUE", b"mail", b"x"),
+    "a queue of another length": command(b"MOXY.ENQUEUE", b"job", b"x"),
+    "another timeout": command(b"MOXY.FETCH", b"jobs", b"30001"),
+    "an option": command(b"MOXY.ENQUEUE", b"jobs", b"x", b"ID", b"y"),
+    "an inline command": b"MOXY.ACK " + LEASE + b"\r\n",
+    "a size with a leading zero": command(b"MOXY.ACK", LEASE).replace(b"$25", b"$025"),
+    "a size below zero": command(b"MOXY.ACK", b"").replace(b"$0", b"$-1"),
+    "a size with a sign": command(b"MOXY.ACK", LEASE).replace(b"$25", b"$+25"),
+    "no size": command(b"MOXY.ACK", b"").replace(b"$0", b"$"),
+    "a size that is too small": command(b"MOXY.ACK", LEASE).replace(b"$25", b"$24"),
+    "a size that is too large": command(b"MOXY.ACK", LEASE).replace(b"$25", b"$26"),
+    "a size of very many digits": command(b"MOXY.ACK", LEASE).replace(b"$25", b"$25" + b"0" * 40),
+    "a header without its newline": command(b"MOXY.ACK", LEASE).replace(b"$25\r\n", b"$25\rx"),
+    "another end": command(b"MOXY.ACK", LEASE)[:-1] + b"x",
+}
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_quite_so_is_left_to_the_parser(name: str) -> None:
+    assert HABIT.find(OTHERS[name], 0)[0] == OTHER
+
+
+@pytest.mark.usefixtures("form")
+def test_what_is_not_all_there_is_left_to_the_parser() -> None:
+    enqueue, fetch = command(b"MOXY.ENQUEUE", b"jobs", b"x"), command(b"MOXY.FETCH", b"jobs", b"30000")
+    for said in (enqueue, fetch, command(b"MOXY.ACK", LEASE)):
+        for size in range(len(said)):
+            assert HABIT.find(said[:size], 0)[0] == OTHER
+
+
+PIECES = st.sampled_from(
+    [
+        *(b"*3\r\n$12\r\nMOXY.ENQUEUE\r\n$4\r\njobs\r\n$", b"*2\r\n$8\r\nMOXY.ACK\r\n$"),
+        *(command(b"MOXY.FETCH", b"jobs", b"30000"), command(b"MOXY.FETCH", b"jobs", b"1")),
+        *(b"0", b"1", b"4", b"04", b"1024", b"\r\n", b"\r", b"\n", b"x", b"abcd", b"y" * 1024, b"$", b"-"),
+    ]
+)
+
+
+@pytest.mark.usefixtures("form")
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(PIECES, max_size=6), st.integers(0, 3))
+@example([b"*2\r\n$8\r\nMOXY.ACK\r\n$", b"4", b"\r\n", b"abcd", b"\r\n"], 0)
+def test_the_parser_would_have_found_the_same(pieces: list[bytes], at: int) -> None:
+    data = b"".join(pieces)
+    kind, start, stop = HABIT.find(data, at)
+    if kind != OTHER:
+        [argv] = Parser().feed(data[at : stop + 2])
+        assert argv == ([VERBS[kind]] if kind == ACK else [VERBS[kind], b"jobs"]) + [data[start:stop]]
