@@ -55,6 +55,7 @@ COMPILED = (
     "moxy.observe.eventlog",
     "moxy.requests",
     "moxy.server.alarm",
+    "moxy.server.carriers",
     "moxy.server.connection",
     "moxy.server.epoll",
     "moxy.server.lane",

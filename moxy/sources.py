@@ -8,6 +8,12 @@ import os
 import time
 from typing import Final, final
 
+from mypy_extensions import i64
+
+from moxy.core.ids import NONCE_DIGITS
+
+_MS_NS: Final = 1_000_000
+
 
 @final
 class SystemClock:
@@ -17,14 +23,17 @@ class SystemClock:
     `not_before_ms` (the last event of a recovered log) keeps time from going back across a restart.
     """
 
-    __slots__ = ("_anchor_ns",)
+    __slots__ = ("_anchor_ms", "_since_ns")
 
     def __init__(self, not_before_ms: int = 0) -> None:
-        wall_ns = max(time.time_ns(), not_before_ms * 1_000_000)
-        self._anchor_ns: Final = wall_ns - time.monotonic_ns()
+        wall_ns = max(time.time_ns(), not_before_ms * _MS_NS)
+        # Apart from each other, since a machine's number holds nanoseconds only until the year 2262.
+        self._anchor_ms: Final[i64] = wall_ns // _MS_NS
+        self._since_ns: Final[i64] = time.monotonic_ns() - wall_ns % _MS_NS
 
     def now_ms(self) -> int:
-        return (self._anchor_ns + time.monotonic_ns()) // 1_000_000
+        monotonic_ns: i64 = time.monotonic_ns()
+        return self._anchor_ms + (monotonic_ns - self._since_ns) // _MS_NS
 
 
 @final
@@ -46,3 +55,6 @@ class RandomIds:
             at = 0
         self._at = at + 8
         return int.from_bytes(self._block[at : at + 8], "little")
+
+    def nonces(self, count: int) -> bytes:
+        return os.urandom(count * NONCE_DIGITS // 2).hex().encode()

@@ -64,6 +64,9 @@ class Ids:
     def seed(self) -> int:
         return self._rng.getrandbits(64)
 
+    def nonces(self, count: int) -> bytes:
+        return self._rng.randbytes(8 * count).hex().encode()
+
 
 class World:
     """Clients, a server, its disk, and the hand of fate."""

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from moxy import sources
+from moxy.core.ids import digits
 from moxy.sources import RandomIds, SystemClock
 
 MS = 1_000_000
@@ -139,3 +140,16 @@ def test_seeds_are_64_bits_wide() -> None:
 
 def test_two_sources_differ() -> None:
     assert [RandomIds().seed() for _ in range(4)] != [RandomIds().seed() for _ in range(4)]
+
+
+def test_many_nonces_are_digits_that_all_differ() -> None:
+    text = RandomIds().nonces(1000).decode()
+    drawn = [text[at : at + 16] for at in range(0, len(text), 16)]
+    assert (len(text), len(set(drawn))) == (16_000, 1000)
+    assert all(digits(int(one, 16)) == one for one in drawn)
+    assert {one[0] for one in drawn} == set("0123456789abcdef")
+
+
+def test_a_log_from_far_ahead_does_not_stop_the_clock() -> None:
+    far_ms = 1 << 50
+    assert far_ms <= SystemClock(far_ms).now_ms() < far_ms + 3_600_000

@@ -32,6 +32,9 @@ class IdSource(Protocol):
     def seed(self) -> int:
         """64 random bits; 0 for ever in tests that want predictable ids."""
 
+    def nonces(self, count: int) -> bytes:
+        """So many nonces as they stand in ids, one after the other, for whoever needs many."""
+
 
 class Done(msgspec.Struct, frozen=True, gc=False):
     """A command that was carried out: what to answer, and the events it made."""
@@ -61,8 +64,8 @@ class Plain(Protocol):
     def batch(self, queue: str) -> Batch | None:
         """The queue's batch, which ends with those of all other queues; None: there is no such queue."""
 
-    def seed(self) -> int:
-        """64 random bits."""
+    def nonces(self, count: int) -> bytes:
+        """As `IdSource` gives them."""
 
 
 class Backend(Protocol):

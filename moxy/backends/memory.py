@@ -91,8 +91,8 @@ class MemoryBackend:
                 batch = self._batches[queue] = Batch(state, writer)
         return batch
 
-    def seed(self) -> int:
-        return self._ids.seed()
+    def nonces(self, count: int) -> bytes:
+        return self._ids.nonces(count)
 
     def settled(self) -> Sequence[Written]:
         self.settle()

@@ -3,7 +3,6 @@
 Lives here: text in, text out. Must not: draw a random number; nonces come in as arguments.
 """
 
-from hashlib import shake_128
 from typing import Final
 
 from librt.strings import BytesWriter
@@ -31,14 +30,6 @@ def nonce(seed: int, draw: int) -> int:
     only zeros, by which tests have predictable ids.
     """
     return (seed * (2 * draw + 1) if draw else seed) & _NONCE_MASK
-
-
-def nonces(seed: int, count: int) -> bytes:
-    """So many nonces as digits, `NONCE_DIGITS` each, for whoever needs many: quicker to cut out than to calculate. None
-    tells anything about another. The seed 0 gives only zeros."""
-    if not seed:
-        return b"0" * (count * NONCE_DIGITS)
-    return shake_128(seed.to_bytes(8)).hexdigest(count * NONCE_DIGITS // 2).encode()
 
 
 def digits(nonce: int) -> str:

@@ -156,7 +156,7 @@ class Connection:
         if len(slots) == 1:
             told = slots[0]
             if isinstance(told, Told) and told.ready:  # nearly always
-                slots.clear()
+                slots.pop()
                 if told.leases:
                     self.unsent.append(told)
                 return told.output

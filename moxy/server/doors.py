@@ -10,7 +10,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, cast, final
 
-from moxy.server.protocols import Door, Driver, Listener
+from moxy.server.carriers import Receiver
+from moxy.server.protocols import Door, Driver
 
 Form = Literal["auto", "epoll", "asyncio"]
 """Who looks after the sockets: the tick, or a transport of the loop for each. auto: the tick where there is epoll."""
@@ -23,15 +24,15 @@ _KEEPALIVE_S: Final = 60
 class LoopDoor:
     """A transport of the loop for each client: for systems without epoll."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, make_protocol: Callable[[], Listener]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, make_receiver: Callable[[], Receiver]) -> None:
         self._loop: Final = loop
-        self._make_protocol: Final = make_protocol
+        self._make_receiver: Final = make_receiver
         self._servers: list[asyncio.Server] = []
 
     async def open(self, listeners: Sequence[socket.socket]) -> None:
         for listener in listeners:
-            make_protocol = cast(Callable[[], asyncio.Protocol], self._make_protocol)
-            self._servers.append(await self._loop.create_server(make_protocol, sock=listener, backlog=_BACKLOG))
+            make_receiver = cast(Callable[[], asyncio.Protocol], self._make_receiver)
+            self._servers.append(await self._loop.create_server(make_receiver, sock=listener, backlog=_BACKLOG))
 
     def stop_accepting(self) -> None:
         for server in self._servers:
@@ -44,14 +45,14 @@ class LoopDoor:
         self.stop_accepting()
 
 
-def open_door(form: Form, driver: Driver, make_protocol: Callable[[], Listener], busy_poll_us: int) -> Door:
+def open_door(form: Form, driver: Driver, make_receiver: Callable[[], Receiver], busy_poll_us: int) -> Door:
     """The door of that form, in the running loop."""
     loop = asyncio.get_running_loop()
     if form == "epoll" or (form == "auto" and hasattr(select, "epoll")):
         from moxy.server.epoll import Tick  # not before: elsewhere there is nothing to import in it
 
-        return Tick(loop, driver, make_protocol, busy_poll_us)
-    return LoopDoor(loop, make_protocol)
+        return Tick(loop, driver, make_receiver, busy_poll_us)
+    return LoopDoor(loop, make_receiver)
 
 
 async def listen(host: str, port: int) -> list[socket.socket]:

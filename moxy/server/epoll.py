@@ -15,9 +15,10 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, cast, final
+from typing import Final, final
 
-from moxy.server.protocols import Driver, Listener
+from moxy.server.carriers import Carrier, Receiver
+from moxy.server.protocols import Driver
 
 # As constants of this module they are at hand; names of another one compiled code looks up each time.
 _read: Final = os.read
@@ -38,20 +39,20 @@ _FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 
 @final
 class Tick:
-    """Sockets in one epoll. `make_protocol` makes an asyncio protocol for each client."""
+    """Sockets in one epoll. `make_receiver` makes the receiver of each client."""
 
-    __slots__ = ("_busy_poll_s", "_driver", "_epoll", "_listeners", "_loop", "_make_protocol", "_pipes", "_poll")
+    __slots__ = ("_busy_poll_s", "_driver", "_epoll", "_listeners", "_loop", "_make_receiver", "_pipes", "_poll")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         driver: Driver,
-        make_protocol: Callable[[], Listener],
+        make_receiver: Callable[[], Receiver],
         busy_poll_us: int,
     ) -> None:
         self._loop: Final = loop
         self._driver: Final = driver
-        self._make_protocol: Final = make_protocol
+        self._make_receiver: Final = make_receiver
         self._busy_poll_s: Final = busy_poll_us / 1_000_000
         self._epoll: Final = select.epoll()
         self._poll: Final = self._epoll.poll
@@ -144,7 +145,7 @@ class Tick:
             client.setblocking(False)
             if client.family in (socket.AF_INET, socket.AF_INET6):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            pipe = Pipe(self._loop, self._epoll, self._pipes, client, peername, self._make_protocol())
+            pipe = Pipe(self._loop, self._epoll, self._pipes, client, peername, self._make_receiver())
             pipe.open()
 
     def _rest(self, listener: socket.socket, error: OSError) -> None:
@@ -159,11 +160,11 @@ class Tick:
 
 
 @final
-class Pipe:
-    """One client's socket, and to its protocol an asyncio transport with write buffer limits of 0."""
+class Pipe(Carrier):
+    """One client's socket. Its receiver is told as soon as the kernel does not take everything."""
 
     __slots__ = (
-        *("_closing", "_epoll", "_fd", "_loop", "_lost", "_peername", "_pipes", "_protocol", "_read_bytes"),
+        *("_closing", "_epoll", "_fd", "_loop", "_lost", "_peername", "_pipes", "_receiver", "_read_bytes"),
         *("_reading", "_socket", "_unwritten", "_watched"),
     )
 
@@ -174,7 +175,7 @@ class Pipe:
         pipes: "dict[int, Pipe]",
         client: socket.socket,
         peername: object,
-        protocol: Listener,
+        receiver: Receiver,
     ) -> None:
         self._loop: Final = loop
         self._epoll: Final = epoll
@@ -182,7 +183,7 @@ class Pipe:
         self._socket: Final = client
         self._fd: Final = client.fileno()
         self._peername: Final = peername
-        self._protocol: Final = protocol
+        self._receiver: Final = receiver
         self._read_bytes = _READ_BYTES_MIN
         self._unwritten: memoryview | None = None
         self._watched = select.EPOLLIN
@@ -191,10 +192,10 @@ class Pipe:
         self._lost = False
 
     def open(self) -> None:
-        """Begin: the protocol is told, and may write and close at once."""
+        """Begin: the receiver is told, and may write and close at once."""
         self._pipes[self._fd] = self
         self._epoll.register(self._fd, self._watched)
-        self._protocol.connection_made(cast(asyncio.Transport, self))
+        self._receiver.connection_made(self)
 
     # What the tick calls
 
@@ -211,7 +212,7 @@ class Pipe:
             self.lose(ConnectionResetError(errno.ECONNRESET, "the client is gone"))
 
     def read(self) -> None:
-        """Hand what has arrived to the protocol; not all at once, so that nobody keeps the others waiting."""
+        """Hand what has arrived to the receiver; not all at once, so that nobody keeps the others waiting."""
         size = self._read_bytes
         try:
             data = _read(self._fd, size)
@@ -226,8 +227,8 @@ class Pipe:
         elif got * 16 < size:
             self._read_bytes = _READ_BYTES_MIN
         if data:
-            self._protocol.data_received(data)
-        elif self._protocol.eof_received():
+            self._receiver.data_received(data)
+        elif self._receiver.eof_received():
             self._reading = False  # the other direction stays open
             self._watch()
         else:
@@ -243,7 +244,7 @@ class Pipe:
         self._epoll.unregister(self._fd)
         del self._pipes[self._fd]
         try:
-            self._protocol.connection_lost(error)
+            self._receiver.connection_lost(error)
         finally:
             self._socket.close()
 
@@ -261,7 +262,7 @@ class Pipe:
             self.lose(None)
             return
         self._watch()
-        self._protocol.resume_writing()
+        self._receiver.resume_writing()
 
     def _send(self, data: memoryview) -> memoryview | None:
         """What the kernel did not take; None: the client is gone."""
@@ -289,10 +290,10 @@ class Pipe:
         self._watch()
         self._loop.call_soon(self.lose, error)
 
-    # What the protocol calls, as of an asyncio.Transport
+    # What the receiver calls
 
     def write(self, data: bytes) -> None:
-        """Give it to the kernel; what it does not take waits, and the protocol is told so."""
+        """Give it to the kernel; what it does not take waits, and the receiver is told so."""
         if self._closing:
             return
         if self._unwritten is not None:
@@ -308,12 +309,12 @@ class Pipe:
         if sent < len(data):
             self._unwritten = memoryview(data)[sent:]
             self._watch()
-            self._protocol.pause_writing()
+            self._receiver.pause_writing()
 
     def get_write_buffer_size(self) -> int:
         return 0 if self._unwritten is None else len(self._unwritten)
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+    def set_write_buffer_limits(self, high: int) -> None:
         assert high == 0, "there is no other limit here"
 
     def pause_reading(self) -> None:
@@ -342,7 +343,5 @@ class Pipe:
         if not self._lost:
             self._end(None)
 
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        if name == "peername":
-            return self._peername
-        return self._socket if name == "socket" else default
+    def get_extra_info(self, name: str) -> object:
+        return self._peername if name == "peername" else self._socket

@@ -3,7 +3,6 @@
 Lives here: protocols, in the sense of types. Must not: anything that runs.
 """
 
-import asyncio
 import socket
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,28 +16,6 @@ class Driver(Protocol):
 
     def run_turn(self) -> bool:
         """All that was ready has been read: run a turn if one is wanted. False: it goes on beside the loop."""
-
-
-class Listener(Protocol):
-    """Who is told what happens on one client's transport: an asyncio.Protocol in all but name."""
-
-    def connection_made(self, base: asyncio.BaseTransport) -> None:
-        """It begins."""
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
-
-    def eof_received(self) -> bool | None:
-        """No more will come. Whether the other direction is to stay open."""
-
-    def pause_writing(self) -> None:
-        """The kernel did not take everything."""
-
-    def resume_writing(self) -> None:
-        """Now it has."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
 
 
 class Door(Protocol):

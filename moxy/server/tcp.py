@@ -10,12 +10,13 @@ future; one that does goes on in a task.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, cast, final
 
 from moxy.backends.base import Backend, Clock
 from moxy.requests import Client, Turn
 from moxy.server.alarm import Alarm
+from moxy.server.carriers import Carried, Carrier, Receiver
 from moxy.server.connection import HELD_BACK_BYTES_MAX, Connection
 from moxy.server.doors import Form, keep_alive, listen, open_door
 from moxy.server.greetings import Greetings
@@ -331,15 +332,15 @@ class Server:
 
 
 @final
-class Link:
-    """A connection on a TCP transport, as a `protocols.Listener`. Whatever the kernel does not take at once stops the
+class Link(Receiver):
+    """A connection and what carries its bytes. Whatever the kernel does not take at once stops the
     reading (back-pressure)."""
 
     def __init__(self, server: Server) -> None:
         self._server: Final = server
         self.is_touched = False
         """Whether the server has it among those to look after."""
-        self._transport: asyncio.Transport | None = None
+        self._carrier: Carrier | None = None
         self._connection: Connection | None = None
         self._unwritten = False
         self._reading = True
@@ -347,19 +348,20 @@ class Link:
         self._unseen_bytes = 0
         self._ended_unseen = False
 
-    def connection_made(self, base: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, base)  # uvloop's is one in all but name
-        peername = transport.get_extra_info("peername")
+    def connection_made(self, base: Carrier | asyncio.BaseTransport) -> None:
+        # uvloop's is a transport in all but name
+        carrier = base if isinstance(base, Carrier) else Carried(cast(asyncio.Transport, base))
+        peername = cast(Sequence[object], carrier.get_extra_info("peername"))
         peer = f"{peername[0]}:{peername[1]}" if peername else "unknown"
-        self._transport = transport
+        self._carrier = carrier
         self._connection = self._server.welcome(peer)
         if self._connection is None:
-            transport.write(b"-ERR max number of clients reached\r\n")
-            transport.close()
+            carrier.write(b"-ERR max number of clients reached\r\n")
+            carrier.close()
             return
-        # With a mark of 0 the transport tells exactly when all is with the kernel, and when it is not.
-        transport.set_write_buffer_limits(0)
-        keep_alive(transport.get_extra_info("socket"))
+        # With a mark of 0 it tells exactly when all is with the kernel, and when it is not.
+        carrier.set_write_buffer_limits(0)
+        keep_alive(cast(Any, carrier.get_extra_info("socket")))
         self._server.joined(self._connection, self)
 
     def data_received(self, data: bytes) -> None:
@@ -430,13 +432,13 @@ class Link:
 
         A piece at a time, and none while the kernel holds some of the last: `resume_writing` goes on from there.
         """
-        connection, transport = self._connection, self._transport
-        if connection is None or transport is None or connection.closed:
+        connection, carrier = self._connection, self._carrier
+        if connection is None or carrier is None or connection.closed:
             return
         going = True
-        while going and not self._unwritten and not transport.is_closing():
+        while going and not self._unwritten and not carrier.is_closing():
             output = connection.take_output()
-            if output and not self._write(connection, transport, output):
+            if output and not self._write(connection, carrier, output):
                 return
             if connection.is_at_rest and self._reading:
                 return  # nearly always
@@ -446,51 +448,51 @@ class Link:
                 if requests or connection.awaits_turn:
                     self._server.touch(self)
             going = connection.has_output
-        self._end_or_read_on(connection, transport)
+        self._end_or_read_on(connection, carrier)
 
-    def _write(self, connection: Connection, transport: asyncio.Transport, output: bytes) -> bool:
+    def _write(self, connection: Connection, carrier: Carrier, output: bytes) -> bool:
         """Whether the peer is still there to write to."""
-        transport.write(output)
-        if self._unwritten and transport.get_write_buffer_size() > self._server.output_bytes_max:
+        carrier.write(output)
+        if self._unwritten and carrier.get_write_buffer_size() > self._server.output_bytes_max:
             self._server.say("client.cut_off", peer=connection.session.peer, why="does not read its replies")
-            transport.abort()
+            carrier.abort()
             return False
-        if transport.is_closing():  # a write to a peer that is gone closes it
+        if carrier.is_closing():  # a write to a peer that is gone closes it
             return False
-        if not self._unwritten:
+        if not self._unwritten and connection.unsent:
             connection.unsent.clear()
         return True
 
-    def _end_or_read_on(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def _end_or_read_on(self, connection: Connection, carrier: Carrier) -> None:
         if connection.finished:
             if connection.is_http:
                 self._server.say("client.refused", peer=connection.session.peer, why="speaks HTTP, not RESP")
-            transport.close()
+            carrier.close()
         elif connection.closing and connection.is_blocked:
             if self._server.service.is_waiting(connection):
-                transport.close()  # nobody waits for a task who will not speak again
+                carrier.close()  # nobody waits for a task who will not speak again
             else:
                 self._server.touch(self)  # its fetch has not had its turn yet
         elif not self._reading and not self._unwritten and not connection.is_full and not connection.closing:
             self._reading = True
-            transport.resume_reading()
+            carrier.resume_reading()
 
     def close(self) -> None:
         """Say goodbye once everything that can be said is written."""
-        connection, transport = self._connection, self._transport
-        if connection is None or transport is None:
+        connection, carrier = self._connection, self._carrier
+        if connection is None or carrier is None:
             return
         connection.end_of_input()
         self.flush()
         if not self._unwritten and not connection.has_output:
-            transport.close()
+            carrier.close()
 
     def abort(self) -> None:
         """Do not wait any longer."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._carrier is not None:
+            self._carrier.abort()
 
     def _pause(self) -> None:
-        if self._reading and self._transport is not None and not self._transport.is_closing():
+        if self._reading and self._carrier is not None and not self._carrier.is_closing():
             self._reading = False
-            self._transport.pause_reading()
+            self._carrier.pause_reading()

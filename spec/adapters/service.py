@@ -47,6 +47,9 @@ class ZeroIds:
     def seed(self) -> int:
         return 0
 
+    def nonces(self, count: int) -> bytes:
+        return b"0" * (16 * count)
+
 
 # (b) A backend through the service
 

@@ -55,6 +55,9 @@ class Zero:
     def seed(self) -> int:
         return 0
 
+    def nonces(self, count: int) -> bytes:
+        return b"0" * (16 * count)
+
 
 class Client:
     closed = False

@@ -68,6 +68,9 @@ class ZeroIds:
     def seed(self) -> int:
         return 0
 
+    def nonces(self, count: int) -> bytes:
+        return b"0" * (16 * count)
+
 
 # The client
 

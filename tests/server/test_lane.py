@@ -195,8 +195,8 @@ class Declining:
     def batch(self, queue: str) -> None:
         return None
 
-    def seed(self) -> int:
-        return 0
+    def nonces(self, count: int) -> bytes:
+        raise AssertionError("nothing is given an id")
 
 
 def test_replies_come_in_the_order_of_the_commands() -> None:

@@ -664,6 +664,9 @@ class SeededIds:
     def seed(self) -> int:
         return self._rng.getrandbits(64)
 
+    def nonces(self, count: int) -> bytes:
+        return self._rng.randbytes(8 * count).hex().encode()
+
 
 def test_no_two_ids_of_the_lane_have_the_same_nonce() -> None:
     with serving(ids=SeededIds()) as house, house.client() as client:

@@ -43,6 +43,9 @@ class ZeroIds:
     def seed(self) -> int:
         return 0
 
+    def nonces(self, count: int) -> bytes:
+        return b"0" * (16 * count)
+
 
 class CountingIds:
     """Ids that differ from each other, the same in every run."""
@@ -53,6 +56,9 @@ class CountingIds:
     def seed(self) -> int:
         self.drawn += 1
         return self.drawn
+
+    def nonces(self, count: int) -> bytes:
+        return b"".join(b"%016x" % self.seed() for _ in range(count))
 
 
 class FakeClient:

@@ -43,6 +43,9 @@ class Zero:
     def seed(self) -> int:
         return 0
 
+    def nonces(self, count: int) -> bytes:
+        return b"0" * (16 * count)
+
 
 class PowerCut(BaseException):
     """Not an error that anybody may catch."""
