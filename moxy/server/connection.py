@@ -76,6 +76,7 @@ class Connection:
         "_held_back_bytes",
         "_lane",
         "_last",
+        "_only",
         "_parser",
         "_slots",
         "_spoken_of",
@@ -92,8 +93,11 @@ class Connection:
         self.greetings: Final = greetings
         self._lane: Final = lane
         self._parser: Final = Parser()
+        self._only: Told | None = None
+        """What the fast lane has answered, if that is all that is to be said: nearly always. A list that holds one, and
+        then none, would get and give back its memory each time."""
         self._slots: list[bytes | Told | Call] = []
-        """Not a deque: of those most hold one, and a list is quicker."""
+        """Else it is in here, too."""
         self._last: Call | None = None
         """The latest call. While it has no outcome what comes behind it cannot take the lane: it would come before."""
         self._habit: Habit | None = None
@@ -152,14 +156,15 @@ class Connection:
 
         What got leases is added to `unsent`; the transport clears that once the bytes are out.
         """
+        told = self._only
+        if told is not None:
+            if not told.ready:
+                return b""
+            self._only = None
+            if told.leases:
+                self.unsent.append(told)
+            return told.output
         slots = self._slots
-        if len(slots) == 1:
-            told = slots[0]
-            if isinstance(told, Told) and told.ready:  # nearly always
-                slots.pop()
-                if told.leases:
-                    self.unsent.append(told)
-                return told.output
         out: list[bytes] = []
         size = 0
         for slot in slots:
@@ -193,6 +198,8 @@ class Connection:
     def lost_leases(self) -> list[str]:
         """The leases in replies that did not get out, written or not."""
         told = self.unsent + [slot for slot in self._slots if not isinstance(slot, bytes)]
+        if self._only is not None:
+            told.append(self._only)
         leases: list[str] = []
         for some in told:
             leases += [lease.decode() for lease in some.leases] if isinstance(some, Told) else some.leases()
@@ -201,7 +208,7 @@ class Connection:
     @property
     def finished(self) -> bool:
         """Whether the conversation is over once the output so far has been written."""
-        return self.closing and not self._slots
+        return self.closing and self._is_silent
 
     @property
     def awaits_turn(self) -> bool:
@@ -211,11 +218,18 @@ class Connection:
     @property
     def is_at_rest(self) -> bool:
         """Whether everything that was said is answered, and the conversation goes on."""
-        return not self._slots and not self._held_back and not self.closing
+        return self._is_silent and not self._held_back and not self.closing
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether there is nothing to be said, now or after a turn."""
+        return self._only is None and not self._slots
 
     @property
     def has_output(self) -> bool:
         """Whether there is a reply that can be written."""
+        if self._only is not None:
+            return self._only.ready
         if not self._slots:
             return False
         slot = self._slots[0]
@@ -251,7 +265,10 @@ class Connection:
         told = lane.take_habitual(habit, data, self.session.worker, self.session.resp3)
         if told is None:
             return 0
-        self._slots.append(told)
+        if self._is_silent:
+            self._only = told
+        else:
+            self._to_say(told)
         return lane.used
 
     def _learn(self, lane: Lane) -> None:
@@ -267,9 +284,16 @@ class Connection:
         self._held_back.extend(commands)
         self._held_back_bytes += sum(map(_size, commands))
 
+    def _to_say(self, slot: bytes | Told | Call) -> None:
+        """It is to be said after everything else so far."""
+        if self._only is not None:
+            self._slots.append(self._only)
+            self._only = None
+        self._slots.append(slot)
+
     def _say(self, value: Value) -> None:
         """Put a reply in its slot."""
-        self._slots.append(encode(value, self.session.resp3))
+        self._to_say(encode(value, self.session.resp3))
 
     def _set_limits(self) -> None:
         """Limits are tight until a client has shown who it is: a stranger gets no megabyte to fill."""
@@ -296,7 +320,7 @@ class Connection:
             if lane is not None and self._may_overtake():
                 told = lane.take(commands, at, self.session.worker, self.session.resp3)
                 if told is not None:
-                    self._slots.append(told)
+                    self._to_say(told)
                     self._learn(lane)
                     at += told.count
                     if at == end:
@@ -333,7 +357,7 @@ class Connection:
         except Refused as refused:
             self._say(Error(refused.code, refused.text))
             return
-        self._slots.append(call)
+        self._to_say(call)
         self._last = call
         requests.append(call)
         if row.may_block:

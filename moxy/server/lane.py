@@ -226,11 +226,10 @@ class Lane:
 
     def turn_over(self, refused: Refused | None) -> int:
         """The turn is committed, or refused: then none of it happened. How many commands it had from here."""
-        reply = b"" if refused is None else encode(Error(refused.code, refused.text), False)
         for told in self._told_in_turn:
             told.ready = True
-            if reply:
-                told.output = reply * told.count
+            if refused is not None:
+                told.output = encode(Error(refused.code, refused.text), False) * told.count
                 told.leases.clear()
         self._told_in_turn.clear()
         commands, self._in_turn = self._in_turn, 0

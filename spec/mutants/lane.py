@@ -123,7 +123,7 @@ LANE: Final = tuple(
             "refusal-swallowed",
             "Commands of a turn that the log refused are answered as if they had happened.",
             _LANE,
-            "            if reply:\n",
+            "            if refused is not None:\n",
             "            if False:\n",
             ("lane",),
         ),

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -385,13 +386,13 @@ def pipes_served(house: House, ask: Callable[[], object]) -> int:
     pipes: set[int] = set()
     read, serve = Pipe.read, Pipe.serve
 
-    def read_seen(pipe: Pipe) -> None:
+    def read_seen(pipe: Pipe) -> int:
         pipes.add(id(pipe))
-        read(pipe)
+        return read(pipe)
 
-    def serve_seen(pipe: Pipe, happened: int) -> None:
+    def serve_seen(pipe: Pipe, happened: int) -> int:
         pipes.add(id(pipe))
-        serve(pipe, happened)
+        return serve(pipe, happened)
 
     with pytest.MonkeyPatch.context() as patch:
         house.call(lambda: (patch.setattr(Pipe, "read", read_seen), patch.setattr(Pipe, "serve", serve_seen)))
@@ -457,3 +458,42 @@ def test_a_bug_in_serving_one_client_costs_only_its_connection(moxy: House, form
         assert unlucky.is_closed_by_server()
         until_connected(other, 1)
         assert len(said) == 1
+
+
+@needs_source
+def test_a_bug_at_the_end_of_one_client_costs_only_its_connection(moxy: House, form: Form) -> None:
+    if form == "asyncio":
+        pytest.skip("there the loop sees to it")
+    with moxy.client() as other, moxy.client() as unlucky:
+        assert (other("PING"), unlucky("PING")) == (Status("PONG"), Status("PONG"))
+        said: list[str] = []
+        touch = moxy.server.touch
+
+        def break_down(link: Any) -> None:
+            if link._connection.closing:
+                raise AssertionError("a bug")
+            touch(link)
+
+        def plant() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+            moxy.server.touch = break_down  # type: ignore[method-assign]
+
+        moxy.call(plant)
+        unlucky.half_close()
+        assert unlucky.is_closed_by_server()
+        until_connected(other, 1)
+        assert len(said) == 1
+
+
+def test_what_many_clients_sent_at_once_is_all_answered(moxy: House) -> None:
+    """More of it than is read before the first is looked at."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(moxy.client()) for _ in range(40)]
+        for client in clients:
+            assert client("PING") == Status("PONG")
+        go_on = moxy.keep_busy()
+        for number, client in enumerate(clients):
+            client.send("ECHO", f"{number} " + "x" * 30_000)
+        go_on.set()
+        for number, client in enumerate(clients):
+            assert client.read().startswith(b"%d x" % number)
