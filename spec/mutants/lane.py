@@ -144,6 +144,22 @@ LANE: Final = tuple(
             ("machine", "lane"),
         ),
         (
+            "known-by-heart-in-the-midst-of-a-command",
+            "A payload that looks like what its client always says is carried out.",
+            _CONNECTION,
+            "if self._parser.is_midway or not self._may_overtake():",
+            "if not self._may_overtake():",
+            ("lane",),
+        ),
+        (
+            "known-by-heart-overtakes-what-is-held-back",
+            "What a client always says is carried out before what it said while its FETCH waited.",
+            _CONNECTION,
+            " or self._held_back or self.closing:",
+            " or self.closing:",
+            ("lane",),
+        ),
+        (
             "strangers-served",
             "Who has not given the password is served all the same.",
             _CONNECTION,
