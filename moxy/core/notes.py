@@ -102,9 +102,10 @@ class Notes:
     )
 
     def __init__(self, queue: str, writer: BytesWriter | None = None) -> None:
-        """`writer`: one that is empty and was used before, so that it need not grow again."""
+        """`writer`: one that was used before, so that it need not grow again. What is in it is lost."""
         self.queue: Final = queue
         self.writer = BytesWriter() if writer is None else writer
+        self.writer.truncate(0)
         """For the next notes, after `parts`."""
         self.count = 0
         self._parts: Final[list[Written]] = []

@@ -78,8 +78,9 @@ class Connection:
         "_last",
         "_only",
         "_parser",
+        "_queue_before",
         "_slots",
-        "_spoken_of",
+        "_timeout_before",
         "closed",
         "closing",
         "greetings",
@@ -101,8 +102,10 @@ class Connection:
         self._last: Call | None = None
         """The latest call. While it has no outcome what comes behind it cannot take the lane: it would come before."""
         self._habit: Habit | None = None
-        self._spoken_of = b""
-        """What this client says over and over, and the queue of its latest plain command that was not so."""
+        """What this client says over and over."""
+        self._queue_before = b""
+        self._timeout_before = b"DEFAULT"
+        """Of its latest plain command, and of its latest plain FETCH."""
         self._held_back: deque[list[bytes]] = deque()
         self._held_back_bytes = 0
         self._blocked: Call | None = None
@@ -265,20 +268,23 @@ class Connection:
         told = lane.take_habitual(habit, data, self.session.worker, self.session.resp3)
         if told is None:
             return 0
+        self._queue_before, self._timeout_before = habit.queue, habit.timeout
         if self._is_silent:
             self._only = told
         else:
             self._to_say(told)
-        return lane.used
+        return lane.used_bytes
 
-    def _learn(self, lane: Lane) -> None:
-        """A queue that is spoken of twice in a row becomes the habit: for one that changes each time it is no use."""
+    def _learn(self, lane: Lane, told: Told) -> None:
+        """What is said twice in a row, of one queue and with one timeout, becomes the habit: of what changes each time
+        one is of no use."""
+        queue = lane.queue
+        timeout = lane.timeout if told.leases else self._timeout_before
+        again = queue == self._queue_before and timeout == self._timeout_before
+        self._queue_before, self._timeout_before = queue, timeout
         habit = self._habit
-        if habit is not None and habit.queue == lane.queue and habit.timeout == lane.timeout:
-            return
-        if self._spoken_of == lane.queue:
-            self._habit = Habit(lane.queue, lane.timeout, lane.lease_ms)
-        self._spoken_of = lane.queue
+        if again and (habit is None or habit.queue != queue or habit.timeout != timeout):
+            self._habit = Habit(queue, timeout)
 
     def _hold_back(self, commands: list[list[bytes]]) -> None:
         self._held_back.extend(commands)
@@ -321,7 +327,7 @@ class Connection:
                 told = lane.take(commands, at, self.session.worker, self.session.resp3)
                 if told is not None:
                     self._to_say(told)
-                    self._learn(lane)
+                    self._learn(lane, told)
                     at += told.count
                     if at == end:
                         return

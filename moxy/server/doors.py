@@ -1,4 +1,4 @@
-"""How clients come in: listening sockets, and the two ways in which their bytes reach the protocols.
+"""How clients come in: listening sockets, and the two ways in which their bytes reach the receivers.
 
 Lives here: binding an address, the choice between the tick (`epoll`) and asyncio's own transports, and the latter.
 Must not: RESP, requests, turns.
@@ -39,7 +39,7 @@ class LoopDoor:
             server.close()
 
     def gather(self) -> None:
-        """The loop has given what it had to the protocols before anybody else could ask."""
+        """The loop has given what it had to the receivers before anybody else could ask."""
 
     def close(self) -> None:
         self.stop_accepting()

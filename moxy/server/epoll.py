@@ -1,7 +1,8 @@
 """The tick: all clients' sockets in one epoll, whose descriptor the event loop watches.
 
-Lives here: reading, writing, accepting and letting go of sockets, with transports that do for their protocols what
-asyncio's do. Must not: RESP, requests, turns; it is told what to call when everything that was ready has been read.
+Lives here: reading, writing, accepting and letting go of sockets, with carriers that do for their receivers what
+asyncio's transports do for their protocols. Must not: RESP, requests, turns; it is told what to call when everything
+that was ready has been read.
 
 A wake-up of the loop reads every ready socket, then has one turn run over all that arrived, which writes once to each
 socket. asyncio would go through a handle, a callback and a transport of its own for each of them, and the turn would
@@ -123,6 +124,7 @@ class Tick:
         pipes = self._pipes
         arrived: list[Pipe] = []
         size = 0
+        knocked: list[socket.socket] = []
         for fd, happened in events:
             pipe = pipes.get(fd)
             if pipe is not None:
@@ -138,8 +140,10 @@ class Tick:
                         self._deliver(arrived)
                         arrived, size = [], 0
             elif fd in self._listeners:
-                self._accept(self._listeners[fd])
+                knocked.append(self._listeners[fd])
         self._deliver(arrived)
+        for listener in knocked:  # last, since it may fail: what has been read is looked at in any case
+            self._accept(listener)
 
     def _deliver(self, arrived: list["Pipe"]) -> None:
         for pipe in arrived:

@@ -79,7 +79,7 @@ class Lane:
         "lease_ms",
         "queue",
         "timeout",
-        "used",
+        "used_bytes",
     )
 
     def __init__(self, plain: Plain, waiting: Waiting, clock: Clock) -> None:
@@ -94,7 +94,8 @@ class Lane:
         self.timeout = b"DEFAULT"
         self.lease_ms = 0
         """The timeout of the FETCH before, as its client wrote it, and read."""
-        self.used: i64 = 0
+        self.used_bytes: i64 = 0
+        """How much the latest habitual run was."""
         self._output: Final = BytesWriter()
         """For one run after the other: it need not grow again."""
         self._nonces = b""
@@ -148,23 +149,20 @@ class Lane:
         return self._told_of(output, at - first, leases)
 
     def take_habitual(self, habit: Habit, data: bytes, worker: str, resp3: bool) -> Told | None:
-        """`take`, of what a client sent and is as it always says it: `used` bytes of `data` were that."""
-        self.used = 0
+        """`take`, of what a client sent and is as it always says it: `used_bytes` of `data` were that."""
+        kind, start, stop = habit.find(data, 0)
+        if kind == OTHER:
+            return None
         self._begin_run()
+        batch = self._batch_of(habit.queue)
+        if batch is None:
+            return None
         output = self._output
         leases = _NO_LEASES
-        batch: Batch | None = None
-        at: i64 = 0
+        used: i64 = 0
         end: i64 = len(data)
         count = 0
-        while at < end and len(output) < _PIECE_BYTES:
-            kind, start, stop = habit.find(data, at)
-            if kind == OTHER:
-                break
-            if batch is None:
-                batch = self._batch_of(habit.queue)
-                if batch is None:
-                    break
+        while True:
             if kind == ENQUEUE:
                 if not self._enqueue(batch, data[start:stop], output, resp3):
                     break
@@ -181,9 +179,14 @@ class Lane:
                 if queue_bytes < 0 or not batch.ack(lease, number, self._now_ms):
                     break
                 output.write(OK)
-            at = stop + 2
             count += 1
-        self.used = at
+            used = stop + 2
+            if used == end or len(output) >= _PIECE_BYTES:
+                break
+            kind, start, stop = habit.find(data, used)
+            if kind == OTHER:
+                break
+        self.used_bytes = used
         return self._told_of(output, count, leases)
 
     def _begin_run(self) -> None:

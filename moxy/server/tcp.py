@@ -1,9 +1,9 @@
-"""The loop and the one timer around a service, and a thin asyncio.Protocol per client.
+"""The loop and the one timer around a service, and a link per client between its bytes and its conversation.
 
 Lives here: the driver that runs a turn when something arrived or time is up, and an orderly end. Must not: RESP,
 queue rules, the order of replies, how bytes come in (`doors`, `epoll`).
 
-All that arrives in one wake-up of the loop is one batch: protocols submit, the driver runs one turn of the service,
+All that arrives in one wake-up of the loop is one batch: links submit, the driver runs one turn of the service,
 and each touched connection gets one write. Turns never overlap: while a commit is awaited the next batch gathers, and
 its plain commands are carried out. A turn that waits for nothing is run where it is wanted, without a task or a
 future; one that does goes on in a task.
@@ -333,8 +333,8 @@ class Server:
 
 @final
 class Link(Receiver):
-    """A connection and what carries its bytes. Whatever the kernel does not take at once stops the
-    reading (back-pressure)."""
+    """A connection and what carries its bytes. Whatever the kernel does not take at once stops the reading
+    (back-pressure)."""
 
     def __init__(self, server: Server) -> None:
         self._server: Final = server

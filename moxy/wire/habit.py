@@ -13,6 +13,7 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from moxy.core.form import IS_COMPILED
+from moxy.wire.arguments import fetch_timeout
 
 OTHER: Final = 0
 ENQUEUE: Final = 1
@@ -28,14 +29,15 @@ _SIZES: Final = {b"%d" % size: size for size in range(1025)}
 
 @final
 class Habit:
-    """Plain commands on `queue`, its fetches with `timeout`, which stands for `lease_ms`: a value."""
+    """Plain commands on `queue`, its fetches with `timeout`, which reads `lease_ms`: a value."""
 
     __slots__ = ("_enqueue_head", "_fetch", "lease_ms", "queue", "timeout")
 
-    def __init__(self, queue: bytes, timeout: bytes, lease_ms: int) -> None:
+    def __init__(self, queue: bytes, timeout: bytes) -> None:
+        """Raises Refused BADTIMEOUT."""
         self.queue: Final = queue
         self.timeout: Final = timeout
-        self.lease_ms: Final = lease_ms
+        self.lease_ms: Final = fetch_timeout(timeout)
         self._enqueue_head: Final = b"*3\r\n$12\r\nMOXY.ENQUEUE\r\n$%d\r\n%b\r\n$" % (len(queue), queue)
         self._fetch: Final = b"*3\r\n$10\r\nMOXY.FETCH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             *(len(queue), queue),

@@ -6,6 +6,7 @@ of `decide` in tests/core/test_batch.py, and its replies against the model in sp
 
 import socket
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from moxy.server.greetings import Greetings
 from moxy.server.lane import Lane
 from moxy.server.session import Session
 from moxy.service import Service
+from tests.forms import needs_source
 from tests.server.support import FakeClock, Status, Tapped, ZeroIds, encode, serving, until, until_blocked
 
 OK = b"+OK\r\n"
@@ -163,6 +165,42 @@ def test_however_often_and_however_cut_what_is_said_comes_to_the_same(
                 replies += client.take_output()
         told.append(replies)
     assert told[0] == told[1]
+
+
+def parsed(rig: Rig, client: Connection, *asked: tuple[str | int, ...]) -> list[bool]:
+    """Say these one after the other; which of them had to be parsed."""
+    fed: list[bytes] = []
+    parser = client._parser
+    with pytest.MonkeyPatch.context() as patch:
+        feed = parser.feed
+        patch.setattr(
+            client,
+            "_parser",
+            SimpleNamespace(feed=lambda data: fed.append(data) or feed(data), is_midway=False, fault=None),
+        )
+        told: list[bool] = []
+        for words in asked:
+            before = len(fed)
+            rig.ask(client, words)
+            told.append(len(fed) > before)
+        return told
+
+
+@needs_source
+def test_what_is_said_twice_in_a_row_is_known_by_heart() -> None:
+    mail, later = ("MOXY.ENQUEUE", "mail", "x"), ("MOXY.FETCH", "jobs", 2000)
+    rig = Rig()
+    client = known_by_heart(rig)
+    assert parsed(rig, client, ENQUEUE, FETCH, ("MOXY.ACK", lease(1, 1))) == [False, False, False]
+    rig.ask(rig.connection(), mail)
+    assert parsed(rig, client, mail, ENQUEUE, mail, ENQUEUE) == [True, False, True, False], "now and then is no habit"
+    assert parsed(rig, client, later, FETCH, later, FETCH) == [True, False, True, False], "nor is another timeout"
+    assert parsed(rig, client, mail, mail, mail, mail)[-1] is False
+    for _ in range(10):
+        rig.ask(client, ENQUEUE)
+    rig.ask(rig.connection(), later)
+    long = ("MOXY.ENQUEUE", "jobs", "y" * 2000)
+    assert parsed(rig, client, long, long, FETCH) == [True, True, False], "what others say is not this client's habit"
 
 
 def test_what_looks_like_a_command_in_a_payload_is_none() -> None:

@@ -1,6 +1,7 @@
 """Turns in the wake-up in which their bytes came, busy polling, and sockets that the kernel has bad news of."""
 
 import asyncio
+import errno
 import resource
 import signal
 import socket
@@ -497,3 +498,35 @@ def test_what_many_clients_sent_at_once_is_all_answered(moxy: House) -> None:
         go_on.set()
         for number, client in enumerate(clients):
             assert client.read().startswith(b"%d x" % number)
+
+
+class Knocked:
+    """A listening socket whose next client cannot be accepted."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._fails = True
+
+    def accept(self) -> object:
+        if self._fails:
+            self._fails = False
+            raise OSError(errno.EPROTO, "Protocol error")
+        return self._listener.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener, name)
+
+
+@needs_source
+def test_a_client_that_cannot_be_accepted_costs_nobody_what_was_read(moxy: House, form: Form) -> None:
+    if form == "asyncio":
+        pytest.skip("there the loop sees to it")
+    with moxy.client() as client, socket.socket() as newcomer:
+        assert client("PING") == Status("PONG")
+        listeners = moxy.server._door._listeners  # type: ignore[union-attr]
+        moxy.call(lambda: listeners.update({fd: Knocked(listener) for fd, listener in listeners.items()}))
+        go_on = moxy.keep_busy()
+        client.send("MOXY.ENQUEUE", "jobs", "x")
+        newcomer.connect(moxy.address)
+        go_on.set()
+        assert client.read()[0] == b"task_id"

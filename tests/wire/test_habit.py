@@ -9,7 +9,7 @@ from moxy.wire.habit import ACK, ENQUEUE, FETCH, OTHER, Habit
 from moxy.wire.resp import Parser
 from tests.wire.test_scan import command
 
-HABIT = Habit(b"jobs", b"30000", 30_000)
+HABIT = Habit(b"jobs", b"30000")
 LEASE = b"jobs:1:1:0123456789abcdef"
 VERBS = {ENQUEUE: b"MOXY.ENQUEUE", FETCH: b"MOXY.FETCH", ACK: b"MOXY.ACK"}
 

@@ -431,7 +431,8 @@ def _payloads(command: AnyCommand) -> Sequence[bytes]:
 
 
 def _unnamed(command: AnyCommand) -> int:
-    """How many tasks it may touch without naming them."""
+    """How many tasks it may touch without naming them, where that is bounded: of a PURGE it is not, and due work has a
+    run of its own."""
     if isinstance(command, Redrive):
         return 0 if command.task_id else command.count
     return command.count if isinstance(command, Peek) else 0
