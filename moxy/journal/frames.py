@@ -241,6 +241,8 @@ def _later_headers(data: bytes, place: Place, log_id: int, base_bytes: int) -> l
 def _zero_sectors(body: bytes, start: int, end: int) -> int:
     """How many whole sectors of a body, which will lie at `start` to `end`, are zero."""
     zero = _ZEROS[:SECTOR_BYTES]
+    if zero not in body:  # nearly always; one search is quicker than a look at each sector
+        return 0
     first = -start % SECTOR_BYTES
     return sum(
         body[at : at + SECTOR_BYTES] == zero for at in range(first, end - start - SECTOR_BYTES + 1, SECTOR_BYTES)
