@@ -1,14 +1,28 @@
-"""What carries one client's bytes, and who is told: what a transport and its protocol are in asyncio.
+"""What carries one client's bytes, who is told of them (a transport and its protocol, in asyncio), and who runs turns.
 
-Lives here: what each asks of the other, and asyncio's transports in this guise. Must not: sockets, RESP, turns.
+Lives here: what each asks of the others, and asyncio's transports in this guise. Must not: sockets, RESP, a turn.
 
 These are base classes, and not protocols in the sense of types as in `protocols`: compiled code calls the methods of a
 class at their place in a table, and those of a protocol by looking up their names, which takes ten times as long. Here
-that is four times a command.
+that is four times a command, and twice a turn.
 """
 
 import asyncio
 from typing import Final, final
+
+
+class Driver:
+    """Who turns what was read into replies."""
+
+    __slots__ = ()
+
+    def hold_turn(self) -> None:
+        """Reading begins: no turn until `run_turn`."""
+        raise NotImplementedError
+
+    def run_turn(self) -> bool:
+        """All that was ready has been read: run a turn if one is wanted. False: it goes on beside the loop."""
+        raise NotImplementedError
 
 
 class Carrier:

@@ -81,12 +81,13 @@ class Connection:
         "_queue_before",
         "_slots",
         "_timeout_before",
+        "_unsent",
+        "_unsent_only",
         "closed",
         "closing",
         "greetings",
         "is_http",
         "session",
-        "unsent",
     )
 
     def __init__(self, session: Session, greetings: Greetings, lane: Lane | None = None) -> None:
@@ -112,8 +113,9 @@ class Connection:
         self.closed = False
         self.closing = False
         self.is_http = False
-        self.unsent: list[Call | Told] = []
-        """What has replies that carry leases and were taken to be written; cleared once the bytes are out."""
+        self._unsent_only: Told | None = None
+        self._unsent: list[Call | Told] = []
+        """What has replies that carry leases and was taken to be written: one run of plain commands, or more."""
         self._set_limits()
 
     # What the transport calls
@@ -157,7 +159,7 @@ class Connection:
     def take_output(self) -> bytes:
         """What can be written now: a piece of the replies, up to the first that is still open. b"": nothing.
 
-        What got leases is added to `unsent`; the transport clears that once the bytes are out.
+        Leases in it can be lost until the transport calls `sent`.
         """
         told = self._only
         if told is not None:
@@ -165,7 +167,10 @@ class Connection:
                 return b""
             self._only = None
             if told.leases:
-                self.unsent.append(told)
+                if self._unsent_only is None:
+                    self._unsent_only = told
+                else:
+                    self._unsent.append(told)
             return told.output
         slots = self._slots
         out: list[bytes] = []
@@ -180,7 +185,7 @@ class Connection:
                     break
                 part = slot.output
                 if slot.leases:
-                    self.unsent.append(slot)
+                    self._unsent.append(slot)
             else:
                 outcome = slot.outcome
                 if outcome is None:
@@ -190,7 +195,7 @@ class Connection:
                     answer, intent, resp3 = outcome.answer, slot.intent, slot.resp3
                     part = row.quick(answer, intent, resp3) or encode(row.reply(answer, intent), resp3)
                     if row.leases:
-                        self.unsent.append(slot)
+                        self._unsent.append(slot)
                 else:
                     part = encode(Error(outcome.code, outcome.text), slot.resp3)
             out.append(part)
@@ -198,11 +203,16 @@ class Connection:
         del slots[: len(out)]
         return b"".join(out)
 
+    def sent(self) -> None:
+        """The output so far is out."""
+        self._unsent_only = None
+        if self._unsent:
+            self._unsent.clear()
+
     def lost_leases(self) -> list[str]:
         """The leases in replies that did not get out, written or not."""
-        told = self.unsent + [slot for slot in self._slots if not isinstance(slot, bytes)]
-        if self._only is not None:
-            told.append(self._only)
+        told = self._unsent + [slot for slot in self._slots if not isinstance(slot, bytes)]
+        told += [only for only in (self._unsent_only, self._only) if only is not None]
         leases: list[str] = []
         for some in told:
             leases += [lease.decode() for lease in some.leases] if isinstance(some, Told) else some.leases()

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, cast, final
 
-from moxy.server.carriers import Receiver
-from moxy.server.protocols import Door, Driver
+from moxy.server.carriers import Driver, Receiver
+from moxy.server.protocols import Door
 
 Form = Literal["auto", "epoll", "asyncio"]
 """Who looks after the sockets: the tick, or a transport of the loop for each. auto: the tick where there is epoll."""

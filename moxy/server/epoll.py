@@ -18,8 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
-from moxy.server.carriers import Carrier, Receiver
-from moxy.server.protocols import Driver
+from moxy.server.carriers import Carrier, Driver, Receiver
 
 # As constants of this module they are at hand; names of another one compiled code looks up each time.
 _read: Final = os.read
@@ -60,7 +59,8 @@ class Tick:
         self._epoll: Final = select.epoll()
         self._poll: Final = self._epoll.poll
         self._listeners: dict[int, socket.socket] = {}
-        self._pipes: dict[int, Pipe] = {}
+        self._pipes: list[Pipe | None] = []
+        """By descriptor: these are small numbers."""
 
     async def open(self, listeners: Sequence[socket.socket]) -> None:
         """Accept clients from listening sockets, which are this object's to close."""
@@ -88,8 +88,9 @@ class Tick:
         """Let go of everything, at once."""
         self.stop_accepting()
         self._loop.remove_reader(self._epoll.fileno())
-        for pipe in list(self._pipes.values()):
-            pipe.lose(None)
+        for pipe in self._pipes:
+            if pipe is not None:
+                pipe.lose(None)
         self._epoll.close()
 
     def _wake_up(self) -> None:
@@ -126,7 +127,7 @@ class Tick:
         size = 0
         knocked: list[socket.socket] = []
         for fd, happened in events:
-            pipe = pipes.get(fd)
+            pipe = pipes[fd] if fd < len(pipes) else None
             if pipe is not None:
                 try:
                     got = pipe.read() if happened == _CAN_READ else pipe.serve(happened)
@@ -198,7 +199,7 @@ class Pipe(Carrier):
         self,
         loop: asyncio.AbstractEventLoop,
         epoll: select.epoll,
-        pipes: "dict[int, Pipe]",
+        pipes: "list[Pipe | None]",
         client: socket.socket,
         peername: object,
         receiver: Receiver,
@@ -220,6 +221,8 @@ class Pipe(Carrier):
 
     def open(self) -> None:
         """Begin: the receiver is told, and may write and close at once."""
+        while len(self._pipes) <= self._fd:
+            self._pipes.append(None)
         self._pipes[self._fd] = self
         self._epoll.register(self._fd, self._watched)
         self._receiver.connection_made(self)
@@ -277,7 +280,7 @@ class Pipe(Carrier):
         self._reading = False
         self._unwritten = None
         self._epoll.unregister(self._fd)
-        del self._pipes[self._fd]
+        self._pipes[self._fd] = None
         try:
             self._receiver.connection_lost(error)
         finally:

@@ -8,16 +8,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-class Driver(Protocol):
-    """Who turns what was read into replies."""
-
-    def hold_turn(self) -> None:
-        """Reading begins: no turn until `run_turn`."""
-
-    def run_turn(self) -> bool:
-        """All that was ready has been read: run a turn if one is wanted. False: it goes on beside the loop."""
-
-
 class Door(Protocol):
     """Clients come in, and their bytes."""
 

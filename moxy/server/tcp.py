@@ -16,7 +16,7 @@ from typing import Any, Final, cast, final
 from moxy.backends.base import Backend, Clock
 from moxy.requests import Client, Turn
 from moxy.server.alarm import Alarm
-from moxy.server.carriers import Carried, Carrier, Receiver
+from moxy.server.carriers import Carried, Carrier, Driver, Receiver
 from moxy.server.connection import HELD_BACK_BYTES_MAX, Connection
 from moxy.server.doors import Form, keep_alive, listen, open_door
 from moxy.server.greetings import Greetings
@@ -41,7 +41,7 @@ Observer = Callable[[Turn], None]
 
 
 @final
-class Server:
+class Server(Driver):
     """A service on a TCP port. `port` 0 picks a free one; `address` is where it really listens."""
 
     def __init__(
@@ -414,7 +414,7 @@ class Link(Receiver):
         self._unwritten = False
         if self._connection is None:
             return
-        self._connection.unsent.clear()
+        self._connection.sent()
         if self._server.may_reply:
             self.flush()
         else:  # some of its outcomes may not be committed yet
@@ -459,8 +459,8 @@ class Link(Receiver):
             return False
         if carrier.is_closing():  # a write to a peer that is gone closes it
             return False
-        if not self._unwritten and connection.unsent:
-            connection.unsent.clear()
+        if not self._unwritten:
+            connection.sent()
         return True
 
     def _end_or_read_on(self, connection: Connection, carrier: Carrier) -> None:

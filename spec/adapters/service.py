@@ -313,5 +313,5 @@ class ConnectionSystem(OverService[_Talker]):
     def _read(self, talker: _Talker) -> None:
         for part in cut(talker.connection.take_output(), self._chance):
             talker.decoder.feed(part)
-        talker.connection.unsent.clear()
+        talker.connection.sent()
         assert not talker.connection.proceed(), "something was held back that nobody sent"

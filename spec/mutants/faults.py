@@ -394,7 +394,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "unsent-leases-forgotten",
             "Nobody notes which leases are in a reply, so one that is not written stays leased.",
             _CONNECTION,
-            "                    if row.leases:\n                        self.unsent.append(slot)\n",
+            "                    if row.leases:\n                        self._unsent.append(slot)\n",
             "",
             ("server", "simulate"),
         ),

@@ -171,7 +171,7 @@ LANE: Final = tuple(
             "unsent-leases-forgotten",
             "Nobody notes which leases are in the replies, so one that is not written stays leased.",
             _CONNECTION,
-            "                if slot.leases:\n                    self.unsent.append(slot)\n",
+            "                if slot.leases:\n                    self._unsent.append(slot)\n",
             "",
             ("lane", "simulate"),
         ),

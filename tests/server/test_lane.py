@@ -310,7 +310,7 @@ def test_leases_in_replies_that_were_not_written_are_known(behind: tuple[tuple[s
     assert client.lost_leases() == [lease(1, 1)]
     client.take_output()
     assert client.lost_leases() == [lease(1, 1)], "the transport has it, and has not said that it is out"
-    client.unsent.clear()
+    client.sent()
     assert client.lost_leases() == []
 
 
