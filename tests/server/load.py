@@ -21,7 +21,7 @@ PLAIN = "plain"
 """A queue of tasks without options, fetched without options: what the server carries out in its fast lane."""
 DEDUP_MS = "3600000"
 STEPS_MAX = 100_000
-DRAIN_ROUNDS_MAX = 20
+DRAIN_ROUNDS_MAX = 100
 STATES = ("ready", "scheduled", "processing", "dead")
 Leases = list[tuple[str, str]]
 """(lease id, payload)"""
