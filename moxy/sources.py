@@ -10,8 +10,6 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-from moxy.core.ids import NONCE_DIGITS
-
 _MS_NS: Final = 1_000_000
 
 
@@ -56,5 +54,5 @@ class RandomIds:
         self._at = at + 8
         return int.from_bytes(self._block[at : at + 8], "little")
 
-    def nonces(self, count: int) -> bytes:
-        return os.urandom(count * NONCE_DIGITS // 2).hex().encode()
+    def digits(self, count: int) -> bytes:
+        return os.urandom(count // 2).hex().encode()

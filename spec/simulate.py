@@ -64,8 +64,8 @@ class Ids:
     def seed(self) -> int:
         return self._rng.getrandbits(64)
 
-    def nonces(self, count: int) -> bytes:
-        return self._rng.randbytes(8 * count).hex().encode()
+    def digits(self, count: int) -> bytes:
+        return self._rng.randbytes(count // 2).hex().encode()
 
 
 class World:

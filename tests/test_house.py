@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "service": ("core", "backends.base", "requests", "waiting"),
     "server": ("core", "wire", "requests", "service", "backends.base"),
     "observe": ("core", "requests"),
-    "sources": ("core",),
+    "sources": (),
     "replay": ("core",),
     "config": ("core", "backends.durable", "backends.redis", "server.doors"),
     "bench": ("config",),

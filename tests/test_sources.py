@@ -142,8 +142,8 @@ def test_two_sources_differ() -> None:
     assert [RandomIds().seed() for _ in range(4)] != [RandomIds().seed() for _ in range(4)]
 
 
-def test_many_nonces_are_digits_that_all_differ() -> None:
-    text = RandomIds().nonces(1000).decode()
+def test_many_digits_are_nonces_that_all_differ() -> None:
+    text = RandomIds().digits(16_000).decode()
     drawn = [text[at : at + 16] for at in range(0, len(text), 16)]
     assert (len(text), len(set(drawn))) == (16_000, 1000)
     assert all(digits(int(one, 16)) == one for one in drawn)

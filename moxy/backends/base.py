@@ -32,8 +32,8 @@ class IdSource(Protocol):
     def seed(self) -> int:
         """64 random bits; 0 for ever in tests that want predictable ids."""
 
-    def nonces(self, count: int) -> bytes:
-        """So many nonces as they stand in ids, one after the other, for whoever needs many."""
+    def digits(self, count: int) -> bytes:
+        """So many random hexadecimal digits, an even number, for whoever needs many nonces."""
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
@@ -64,7 +64,7 @@ class Plain(Protocol):
     def batch(self, queue: str) -> Batch | None:
         """The queue's batch, which ends with those of all other queues; None: there is no such queue."""
 
-    def nonces(self, count: int) -> bytes:
+    def digits(self, count: int) -> bytes:
         """As `IdSource` gives them."""
 
 

@@ -91,8 +91,8 @@ class MemoryBackend:
                 batch = self._batches[queue] = Batch(state, writer)
         return batch
 
-    def nonces(self, count: int) -> bytes:
-        return self._ids.nonces(count)
+    def digits(self, count: int) -> bytes:
+        return self._ids.digits(count)
 
     def settled(self) -> Sequence[Written]:
         self.settle()

@@ -277,6 +277,6 @@ class Lane:
     def _nonce(self) -> bytes:
         at = self._drawn
         if at == len(self._nonces):
-            self._nonces, at = self._plain.nonces(_NONCES), 0
+            self._nonces, at = self._plain.digits(_NONCES * ids.NONCE_DIGITS), 0
         self._drawn = at + ids.NONCE_DIGITS
         return self._nonces[at : self._drawn]

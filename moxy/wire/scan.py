@@ -24,6 +24,7 @@ _BEFORE_NONCE: Final = -NONCE_DIGITS - 1
 _SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
 _SHORT_BULKS: Final = [b"$%d" % size for size in range(1025)]
 _SHORT_BULK_BYTES_MAX: Final = len(_SHORT_BULKS) - 1
+_SIZES: Final = {b"%d" % size: size for size in range(_SHORT_BULK_BYTES_MAX + 1)}
 
 
 def by_lines(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:
@@ -103,25 +104,10 @@ def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elem
         while count > 0:
             if at >= end or data[at] != 36:  # $
                 return first
-            at += 1
-            digits = at
-            size = 0
-            while at < end:
-                digit = data[at] - 48
-                if not 0 <= digit <= 9:
-                    break
-                size = size * 10 + digit
-                at += 1
-                if at > digits + _DIGITS_MAX:
-                    return first
-            stop = at + 2 + size
-            if at == digits or size > bulk_bytes_max or stop + 2 > end:
+            last, stop = bulk_by_bytes(data, at + 1)
+            size = stop - last
+            if stop < 0 or size > bulk_bytes_max:
                 return first
-            if data[digits] == 48 and at > digits + 1:
-                return first
-            if data[at] != 13 or data[at + 1] != 10 or data[stop] != 13 or data[stop + 1] != 10:
-                return first
-            last = at + 2
             args.append(data[last:stop])
             at = stop + 2
             count -= 1
@@ -130,6 +116,37 @@ def by_bytes(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elem
             before, head = args, data[first:last]
         first = at
     return first
+
+
+def bulk_by_lines(data: bytes, at: i64) -> tuple[i64, i64]:
+    """`find_bulk` for the interpreter."""
+    end = data.find(_CRLF, at, at + _DIGITS_MAX)
+    size = _SIZES.get(data[at:end], -1)
+    stop = end + 2 + size
+    if end < 0 or size < 0 or data[stop : stop + 2] != _CRLF:
+        return -1, -1
+    return end + 2, stop
+
+
+def bulk_by_bytes(data: bytes, at: i64) -> tuple[i64, i64]:
+    """`find_bulk` for a compiler, of any size."""
+    end: i64 = len(data)
+    digits = at
+    size: i64 = 0
+    while at < end:
+        digit: i64 = data[at] - 48
+        if not 0 <= digit <= 9:
+            break
+        size = size * 10 + digit
+        at += 1
+        if at > digits + _DIGITS_MAX:
+            return -1, -1
+    stop = at + 2 + size
+    if at == digits or stop + 2 > end or (data[digits] == 48 and at > digits + 1):
+        return -1, -1
+    if data[at] != 13 or data[at + 1] != 10 or data[stop] != 13 or data[stop + 1] != 10:
+        return -1, -1
+    return at + 2, stop
 
 
 def split_in_parts(lease_id: bytes) -> tuple[int, int]:
@@ -166,6 +183,11 @@ def plain_commands(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int
     if IS_COMPILED:
         return by_bytes(data, commands, bulk_bytes_max, elements_max)
     return by_lines(data, commands, bulk_bytes_max, elements_max)
+
+
+def find_bulk(data: bytes, at: i64) -> tuple[i64, i64]:
+    """Where the bulk string whose size is written at `at` begins and ends, if it is plain and all there; else -1."""
+    return bulk_by_bytes(data, at) if IS_COMPILED else bulk_by_lines(data, at)
 
 
 def split_lease(lease_id: bytes) -> tuple[int, int]:

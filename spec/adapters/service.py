@@ -47,8 +47,8 @@ class ZeroIds:
     def seed(self) -> int:
         return 0
 
-    def nonces(self, count: int) -> bytes:
-        return b"0" * (16 * count)
+    def digits(self, count: int) -> bytes:
+        return b"0" * count
 
 
 # (b) A backend through the service

@@ -233,7 +233,7 @@ class Declining:
     def batch(self, queue: str) -> None:
         return None
 
-    def nonces(self, count: int) -> bytes:
+    def digits(self, count: int) -> bytes:
         raise AssertionError("nothing is given an id")
 
 

@@ -664,8 +664,8 @@ class SeededIds:
     def seed(self) -> int:
         return self._rng.getrandbits(64)
 
-    def nonces(self, count: int) -> bytes:
-        return self._rng.randbytes(8 * count).hex().encode()
+    def digits(self, count: int) -> bytes:
+        return self._rng.randbytes(count // 2).hex().encode()
 
 
 def test_no_two_ids_of_the_lane_have_the_same_nonce() -> None:

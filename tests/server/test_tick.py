@@ -436,13 +436,22 @@ def test_without_descriptors_those_who_are_here_are_served_and_the_others_later(
         assert server.end()[0] == 0
 
 
+def complaints(house: House) -> list[str]:
+    """What the loop is told from now on of exceptions that nobody caught."""
+    said: list[str] = []
+    house.call(
+        lambda: asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+    )
+    return said
+
+
 @needs_source
 def test_a_bug_in_serving_one_client_costs_only_its_connection(moxy: House, form: Form) -> None:
     if form == "asyncio":
         pytest.skip("there the loop sees to it")
     with moxy.client() as other, moxy.client() as unlucky:
         assert (other("PING"), unlucky("PING")) == (Status("PONG"), Status("PONG"))
-        said: list[str] = []
+        said = complaints(moxy)
         submit_all = moxy.server.service.submit_all
 
         def break_down(requests: Sequence[Request]) -> None:
@@ -450,11 +459,7 @@ def test_a_bug_in_serving_one_client_costs_only_its_connection(moxy: House, form
                 raise AssertionError("a bug")
             submit_all(requests)
 
-        def plant() -> None:
-            asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
-            moxy.server.service.submit_all = break_down
-
-        moxy.call(plant)
+        moxy.call(lambda: setattr(moxy.server.service, "submit_all", break_down))
         unlucky.send("MOXY.PEEK", "jobs")
         assert unlucky.is_closed_by_server()
         until_connected(other, 1)
@@ -467,7 +472,7 @@ def test_a_bug_at_the_end_of_one_client_costs_only_its_connection(moxy: House, f
         pytest.skip("there the loop sees to it")
     with moxy.client() as other, moxy.client() as unlucky:
         assert (other("PING"), unlucky("PING")) == (Status("PONG"), Status("PONG"))
-        said: list[str] = []
+        said = complaints(moxy)
         touch = moxy.server.touch
 
         def break_down(link: Any) -> None:
@@ -475,11 +480,7 @@ def test_a_bug_at_the_end_of_one_client_costs_only_its_connection(moxy: House, f
                 raise AssertionError("a bug")
             touch(link)
 
-        def plant() -> None:
-            asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
-            moxy.server.touch = break_down  # type: ignore[method-assign]
-
-        moxy.call(plant)
+        moxy.call(lambda: setattr(moxy.server, "touch", break_down))
         unlucky.half_close()
         assert unlucky.is_closed_by_server()
         until_connected(other, 1)

@@ -43,8 +43,8 @@ class ZeroIds:
     def seed(self) -> int:
         return 0
 
-    def nonces(self, count: int) -> bytes:
-        return b"0" * (16 * count)
+    def digits(self, count: int) -> bytes:
+        return b"0" * count
 
 
 class CountingIds:
@@ -57,8 +57,8 @@ class CountingIds:
         self.drawn += 1
         return self.drawn
 
-    def nonces(self, count: int) -> bytes:
-        return b"".join(b"%016x" % self.seed() for _ in range(count))
+    def digits(self, count: int) -> bytes:
+        return b"".join(b"%016x" % self.seed() for _ in range(count // 16))
 
 
 class FakeClient:

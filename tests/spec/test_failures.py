@@ -43,8 +43,8 @@ class Zero:
     def seed(self) -> int:
         return 0
 
-    def nonces(self, count: int) -> bytes:
-        return b"0" * (16 * count)
+    def digits(self, count: int) -> bytes:
+        return b"0" * count
 
 
 class PowerCut(BaseException):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from moxy.wire import habit
+from moxy.wire import scan
 from moxy.wire.habit import ACK, ENQUEUE, FETCH, OTHER, Habit
 from moxy.wire.resp import Parser
 from tests.wire.test_scan import command
@@ -16,7 +16,7 @@ VERBS = {ENQUEUE: b"MOXY.ENQUEUE", FETCH: b"MOXY.FETCH", ACK: b"MOXY.ACK"}
 
 @pytest.fixture(params=[False, True], ids=["interpreter", "compiler"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(habit, "IS_COMPILED", request.param)
+    monkeypatch.setattr(scan, "IS_COMPILED", request.param)
 
 
 @pytest.mark.usefixtures("form")

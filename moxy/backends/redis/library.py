@@ -45,7 +45,7 @@ from moxy.core.commands import (
     Show,
 )
 from moxy.core.errors import Refused
-from moxy.core.ids import NONCE_DIGITS, split_lease_id
+from moxy.core.ids import split_lease_id
 from moxy.core.policy import Policy
 
 
@@ -230,5 +230,5 @@ class _Chance:
     def seed(self) -> int:
         return secrets.randbits(64)
 
-    def nonces(self, count: int) -> bytes:
-        return secrets.token_hex(count * NONCE_DIGITS // 2).encode()
+    def digits(self, count: int) -> bytes:
+        return secrets.token_hex(count // 2).encode()
