@@ -1,13 +1,13 @@
 """Decide and apply, a command: against the length of a queue, the leases held, and the number of queues."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from moxy.core.answers import Delivery
 from moxy.core.commands import Ack, Command, Enqueue, EnqueueMany, Fetch
 from moxy.core.decider import decide
 from moxy.core.ids import split_lease_id
 from moxy.core.state import QueueState
-from tests.bench.harness import Row, Size, cost, main
+from tests.bench.harness import Row, Size, main, rounds
 
 NOW = 1_700_000_000_000
 PAYLOAD = b"x" * 100
@@ -60,32 +60,25 @@ class Queues:
             assert isinstance(answer[0], Delivery)
             self.leases.append((name, answer[0].lease_id or ""))
 
-    def ack(self, count: int) -> None:
-        for name, lease_id in self.leases:
+    def ack(self) -> None:
+        leases, self.leases = self.leases, []
+        for name, lease_id in leases:
             _, number, token = split_lease_id(lease_id)
             self.do(Ack(name, lease_id, number, token), 0)
 
 
 def cycles(label: str, size: Size, states: list[QueueState]) -> Iterator[Row]:
-    """Enqueue, fetch and ack, each timed by itself, on queues that are as full after as before."""
+    """Enqueue, fetch and ack in turns, each timed by itself, on queues that go on as they would in a server: what is
+    fetched has waited as long as the queue is."""
     count = size.of(20_000)
-
-    def fresh() -> Queues:
-        return Queues(states)
-
-    def enqueued() -> Queues:
-        queues = fresh()
-        queues.enqueue(count)
-        return queues
-
-    def fetched() -> Queues:
-        queues = enqueued()
-        queues.fetch(count)
-        return queues
-
-    yield cost(f"enqueue, {label}", size, count, fresh, lambda queues: queues.enqueue(count))
-    yield cost(f"fetch, {label}", size, count, enqueued, lambda queues: queues.fetch(count))
-    yield cost(f"ack, {label}", size, count, fetched, lambda queues: queues.ack(count))
+    queues = Queues(states)
+    del states  # who keeps an old state keeps all that happened since
+    steps: dict[str, Callable[[], None]] = {
+        f"enqueue, {label}": lambda: queues.enqueue(count),
+        f"fetch, {label}": lambda: queues.fetch(count),
+        f"ack, {label}": queues.ack,
+    }
+    yield from rounds(size, count, steps)
 
 
 def rows(size: Size) -> Iterator[Row]:

@@ -12,7 +12,8 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from statistics import median
 from typing import NamedTuple, TypeVar
 
@@ -61,14 +62,35 @@ def cost(
     costs = []
     for _ in range(size.repeat):
         made = make()
-        gc.collect()
-        gc.disable()
-        before = clock()
-        work(made)
-        costs.append((clock() - before) / ops)
-        gc.enable()
+        costs.append(_timed(partial(work, made), clock) / ops)
         del made
     return Row(label, median(costs), min(costs), max(costs), "ns")
+
+
+def rounds(size: Size, ops: int, steps: Mapping[str, Callable[[], object]]) -> Iterator[Row]:
+    """As `cost`, of steps that take turns on one thing and together leave it as it was.
+
+    One more round comes first and does not count: in it the process gets memory that it never had, which on a virtual
+    machine can take longer than all that is done with it.
+    """
+    costs: dict[str, list[float]] = {label: [] for label in steps}
+    for round_ in range(size.repeat + 1):
+        for label, step in steps.items():
+            took = _timed(step, time.process_time_ns) / ops
+            if round_:
+                costs[label].append(took)
+    for label, seen in costs.items():
+        yield Row(label, median(seen), min(seen), max(seen), "ns")
+
+
+def _timed(work: Callable[[], object], clock: Callable[[], int]) -> int:
+    gc.collect()
+    gc.disable()
+    before = clock()
+    work()
+    took = clock() - before
+    gc.enable()
+    return took
 
 
 def as_rate(row: Row) -> Row:
