@@ -13,6 +13,7 @@ them and get them.
 from typing import Final, final
 
 from librt.strings import BytesWriter
+from mypy_extensions import i64
 
 from moxy.core import ids
 from moxy.core.effects import drop_held, lease_first, put_fresh
@@ -40,9 +41,7 @@ class Batch:
         "_token",
         "heart",
         "is_over",
-        "lease_id",
         "notes",
-        "task_id",
     )
 
     def __init__(self, state: QueueState, writer: BytesWriter | None = None) -> None:
@@ -55,9 +54,6 @@ class Batch:
         self._at_ms: Final[int] = self.heart.at_ms
         self._token: Final[int] = self.heart.last_token
         self._queue: Final = self.heart.name.encode()
-        self.task_id = b""
-        self.lease_id = b""
-        """The lease, and its task, that `fetch` gave last."""
         self.is_over = False
         """Whether it was closed: then nothing more may happen in it."""
         self._takes_all: bool | None = None
@@ -76,77 +72,101 @@ class Batch:
         self._start.owned = self.heart
         return self._start
 
-    def enqueue(self, payload: bytes, now_ms: int, nonce: bytes) -> bytes | None:
-        """A new task without options; its id. None: declined."""
+    def enqueue(self, payloads: list[bytes], now_ms: int, nonces: bytes) -> list[bytes]:
+        """New tasks without options; their ids. Fewer than payloads: the next one is declined.
+
+        `nonces`: one for each, one after the other.
+        """
         h = self.heart
         at_ms = max(now_ms, h.at_ms)
+        task_ids: list[bytes] = []
         if self._takes_all is None:
             self._takes_all = not (h.policy.max_ready or h.policy.ttl_ms)
-        if not self._takes_all or h.remembered or len(payload) > PAYLOAD_BYTES_MAX:
-            return None
-        if not h.born_ms or at_ms >= NEVER_MS:
-            return None
-        number = h.next_number
-        task_id = ids.raw_task_id(number, nonce)
-        if h.names and task_id.decode() in h.names:
-            return None
-        seq = h.seq + 1
-        put_fresh(h, number, task_id, payload, 0, at_ms)
-        h.seq, h.at_ms = seq, at_ms
-        self.notes.enqueued(seq, at_ms, number, task_id, payload)
-        self._befores.append(None)
-        return task_id
-
-    def fetch(self, lease_ms: int, worker: str, now_ms: int, nonce: bytes) -> bytes | None:
-        """The next task under a lease of `lease_ms`; 0: of the policy's length. Its payload, the rest is in `task_id`
-        and `lease_id`. None: declined, or there is none."""
-        h = self.heart
-        at_ms = max(now_ms, h.at_ms)
-        if h.remembered or h.paused or h.moved or h.soonest_ms <= at_ms or at_ms >= NEVER_MS or not h.born_ms:
-            return None
-        for lane in h.urgent:
-            number = lane.first()
-            if number is not None:
+        if not self._takes_all or h.remembered or not h.born_ms or at_ms >= NEVER_MS:
+            return task_ids
+        notes, befores, names = self.notes, self._befores, h.names
+        drawn: i64 = 0
+        for payload in payloads:
+            number = h.next_number
+            task_id = ids.raw_task_id(number, nonces[drawn : drawn + ids.NONCE_DIGITS])
+            if len(payload) > PAYLOAD_BYTES_MAX or (names and task_id.decode() in names):
                 break
-        else:
-            return None
-        fresh = h.tasks[number]
-        if isinstance(fresh, bytes):
-            fresh = unpack(fresh)
-        if isinstance(fresh, Fresh):
-            task_id, payload = fresh.task_id, fresh.payload
-        elif isinstance(fresh, Task):
-            if fresh.tally is not NO_TALLY or fresh.options is not NO_OPTIONS or fresh.expires_ms:
-                return None
-            task_id, payload = fresh.task_id.encode(), fresh.payload
-        else:
-            return None
-        seq, token = h.seq + 1, h.last_token + 1
-        lease_id = ids.raw_lease_id(self._queue, number, token, nonce)
-        deadline_ms = at_ms + (lease_ms or h.policy.lease_ms)
-        held = Held(fresh, task_id, lease_id, token, deadline_ms, at_ms, worker, False)
-        lease_first(h, lane, number, number, fresh, held, token, deadline_ms)
-        h.seq, h.at_ms = seq, at_ms
-        self.notes.leased(seq, at_ms, number, task_id, lease_id, token, deadline_ms, worker)
-        self._befores.append(fresh)
-        self.task_id, self.lease_id = task_id, lease_id
-        return payload
+            seq = h.seq + 1
+            put_fresh(h, number, task_id, payload, 0, at_ms)
+            h.seq, h.at_ms = seq, at_ms
+            notes.enqueued(seq, at_ms, number, task_id, payload)
+            befores.append(None)
+            task_ids.append(task_id)
+            drawn += ids.NONCE_DIGITS
+        return task_ids
 
-    def ack(self, lease_id: bytes, number: int, now_ms: int) -> bool:
-        """The task under this lease, the first that was ever on it, is done. False: declined."""
+    def fetch(self, count: i64, lease_ms: int, worker: str, now_ms: int, nonces: bytes, bytes_max: i64) -> list[Held]:
+        """The next tasks, each under a lease of `lease_ms`; 0: of the policy's length. Fewer than `count`: there are no
+        more, or the next one is declined, or the payloads have come to `bytes_max`.
+
+        `nonces`: one for each, one after the other.
+        """
         h = self.heart
-        held = h.tasks.get(number)
         at_ms = max(now_ms, h.at_ms)
-        if not isinstance(held, Held) or held.bound or h.remembered or held.lease_id != lease_id:
-            return False
-        if not h.born_ms or at_ms >= NEVER_MS:
-            return False
-        task_id = held.task_id
-        if h.names:
-            h.names.pop(task_id.decode(), None)
-        seq = h.seq + 1
-        drop_held(h, number, held)
-        h.seq, h.at_ms = seq, at_ms
-        self.notes.acked(seq, at_ms, number, task_id, lease_id)
-        self._befores.append(held)
-        return True
+        leased: list[Held] = []
+        if h.remembered or h.paused or h.moved or h.soonest_ms <= at_ms or at_ms >= NEVER_MS or not h.born_ms:
+            return leased
+        notes, befores, tasks = self.notes, self._befores, h.tasks
+        deadline_ms = at_ms + (lease_ms or h.policy.lease_ms)
+        drawn: i64 = 0
+        for lane in h.urgent:
+            while count > 0 and bytes_max > 0:
+                number = lane.first()
+                if number is None:
+                    break  # on to what is less urgent
+                fresh = tasks[number]
+                if isinstance(fresh, bytes):
+                    fresh = unpack(fresh)
+                if isinstance(fresh, Fresh):
+                    task_id, payload = fresh.task_id, fresh.payload
+                elif isinstance(fresh, Task):
+                    if fresh.tally is not NO_TALLY or fresh.options is not NO_OPTIONS or fresh.expires_ms:
+                        return leased
+                    task_id, payload = fresh.task_id.encode(), fresh.payload
+                else:
+                    return leased
+                seq, token = h.seq + 1, h.last_token + 1
+                nonce = nonces[drawn : drawn + ids.NONCE_DIGITS]
+                lease_id = ids.raw_lease_id(self._queue, number, token, nonce)
+                held = Held(fresh, task_id, lease_id, token, deadline_ms, at_ms, worker, False)
+                lease_first(h, lane, number, number, fresh, held, token, deadline_ms)
+                h.seq, h.at_ms = seq, at_ms
+                notes.leased(seq, at_ms, number, task_id, lease_id, token, deadline_ms, worker)
+                befores.append(fresh)
+                leased.append(held)
+                drawn += ids.NONCE_DIGITS
+                count -= 1
+                bytes_max -= len(payload)
+        return leased
+
+    def ack(self, lease_ids: list[bytes], now_ms: int) -> int:
+        """The tasks under these leases are done, each under the first lease that ever was on it; how many. Fewer than
+        leases: the next one is declined."""
+        h = self.heart
+        at_ms = max(now_ms, h.at_ms)
+        if h.remembered or not h.born_ms or at_ms >= NEVER_MS:
+            return 0
+        notes, befores, tasks, names = self.notes, self._befores, h.tasks, h.names
+        start = len(self._queue) + 1
+        count = 0
+        for lease_id in lease_ids:
+            # Of which queue it is need not be asked: no lease of another one is equal to one of this.
+            number = ids.raw_number(lease_id, start)
+            held = tasks.get(number)
+            if not isinstance(held, Held) or held.bound or held.lease_id != lease_id:
+                break
+            task_id = held.task_id
+            if names:
+                names.pop(task_id.decode(), None)
+            seq = h.seq + 1
+            drop_held(h, number, held)
+            h.seq, h.at_ms = seq, at_ms
+            notes.acked(seq, at_ms, number, task_id, lease_id)
+            befores.append(held)
+            count += 1
+        return count

@@ -100,6 +100,34 @@ def raw_lease_id(queue: bytes, number: int, token: int, nonce: bytes) -> bytes:
     return w.getvalue()
 
 
+def raw_queue(lease_id: bytes) -> bytes:
+    """The queue's name in a lease id; b"": it is none. That it is one is not said."""
+    if not IS_COMPILED:
+        parts = lease_id.rsplit(b":", 3)
+        return parts[0] if len(parts) == 4 else b""
+    at: i64 = len(lease_id)
+    colons: i64 = 0
+    while at > 0 and colons < 3:
+        at -= 1
+        if lease_id[at] == 58:  # :
+            colons += 1
+    return lease_id[:at] if colons == 3 else b""
+
+
+def raw_number(lease_id: bytes, start: i64) -> int:
+    """The task's number in a lease id of a queue whose name and colon end at `start`; of any other id, any number."""
+    if not IS_COMPILED:
+        try:
+            return int(lease_id[start : lease_id.index(b":", start)])
+        except ValueError:
+            return -1
+    end: i64 = len(lease_id)
+    at = start
+    while at < end and lease_id[at] != 58:
+        at += 1
+    return decimal(lease_id, start, at)
+
+
 def _put_decimal(w: BytesWriter, n: i64) -> None:
     if n < 1000:
         w.write(_SHORT[n])

@@ -215,7 +215,7 @@ class Connection:
         told += [only for only in (self._unsent_only, self._only) if only is not None]
         leases: list[str] = []
         for some in told:
-            leases += [lease.decode() for lease in some.leases] if isinstance(some, Told) else some.leases()
+            leases += [held.lease_id.decode() for held in some.leases] if isinstance(some, Told) else some.leases()
         return leases
 
     @property

@@ -19,18 +19,18 @@ from moxy.backends.base import Clock, Plain
 from moxy.core import ids
 from moxy.core.batch import Batch
 from moxy.core.errors import Refused
+from moxy.core.packing import Held
 from moxy.wire import replies
 from moxy.wire.arguments import fetch_timeout, queue_name
-from moxy.wire.habit import ENQUEUE, FETCH, OTHER, Habit
+from moxy.wire.habit import ENQUEUE, FETCH, Habit
 from moxy.wire.resp import OK, Error, encode
-from moxy.wire.scan import split_lease
 
 _ENQUEUE: Final = b"MOXY.ENQUEUE"
 _FETCH: Final = b"MOXY.FETCH"
 _ACK: Final = b"MOXY.ACK"
 _NONCES: Final = 1024
 """Drawn at a time."""
-_NO_LEASES: Final[list[bytes]] = []
+_NO_LEASES: Final[list[Held]] = []
 """Of a run that fetches nothing. A list costs more than what it would hold."""
 _PIECE_BYTES: Final = 1024 * 1024
 """Of one run of replies, about: a slow reader is written to in pieces."""
@@ -50,7 +50,7 @@ class Told:
 
     __slots__ = ("count", "leases", "output", "ready")
 
-    def __init__(self, output: bytes, count: int, leases: list[bytes]) -> None:
+    def __init__(self, output: bytes, count: int, leases: list[Held]) -> None:
         self.output = output
         self.count: Final = count
         self.leases: Final = leases
@@ -99,7 +99,7 @@ class Lane:
         self._output: Final = BytesWriter()
         """For one run after the other: it need not grow again."""
         self._nonces = b""
-        self._drawn = 0
+        self._drawn: i64 = 0
         self._now_ms = 0
         """One time for all commands of a turn, that of the first; while another turn is on its way to the medium, which
         may take seconds, each run has its own."""
@@ -123,24 +123,19 @@ class Lane:
             words = len(argv)
             if verb == _ENQUEUE and words == 3:
                 batch = self._batch_of(argv[1])
-                if batch is None or not self._enqueue(batch, argv[2], output, resp3):
+                if batch is None or not self._enqueue(batch, [argv[2]], output, resp3):
                     break
             elif verb == _FETCH and words == 3:
                 batch = self._batch_of(argv[1])
                 if batch is None or not (argv[2] == self.timeout or self._reads(argv[2])):
                     break
-                if not self._fetch(batch, self.lease_ms, worker, output, resp3):
+                leased = self._fetch(batch, 1, self.lease_ms, worker, output, resp3)
+                if not leased:
                     break
-                if leases is _NO_LEASES:
-                    leases = []
-                leases.append(batch.lease_id)
+                leases = _joined(leases, leased)
             elif verb == _ACK and words == 2:
-                lease = argv[1]
-                queue_bytes, number = split_lease(lease)
-                if queue_bytes < 0:
-                    break
-                batch = self._batch_of(lease[:queue_bytes])
-                if batch is None or not batch.ack(lease, number, self._now_ms):
+                batch = self._batch_of(ids.raw_queue(argv[1]))
+                if batch is None or not batch.ack([argv[1]], self._now_ms):
                     break
                 output.write(OK)
             else:
@@ -150,8 +145,8 @@ class Lane:
 
     def take_habitual(self, habit: Habit, data: bytes, worker: str, resp3: bool) -> Told | None:
         """`take`, of what a client sent and is as it always says it: `used_bytes` of `data` were that."""
-        kind, start, stop = habit.find(data, 0)
-        if kind == OTHER:
+        kind, found, step, words = habit.find(data, 0)
+        if not found:
             return None
         self._begin_run()
         batch = self._batch_of(habit.queue)
@@ -161,31 +156,22 @@ class Lane:
         leases = _NO_LEASES
         used: i64 = 0
         end: i64 = len(data)
-        count = 0
-        while True:
+        count: i64 = 0
+        while found:
             if kind == ENQUEUE:
-                if not self._enqueue(batch, data[start:stop], output, resp3):
-                    break
+                taken: i64 = self._enqueue(batch, words, output, resp3)
             elif kind == FETCH:
-                if not self._fetch(batch, habit.lease_ms, worker, output, resp3):
-                    break
-                if leases is _NO_LEASES:
-                    leases = []
-                leases.append(batch.lease_id)
+                leased = self._fetch(batch, found, habit.lease_ms, worker, output, resp3)
+                taken = len(leased)
+                leases = _joined(leases, leased)
             else:
-                lease = data[start:stop]
-                queue_bytes, number = split_lease(lease)
-                # Of which queue it is need not be asked: no lease of another one is equal to one of this.
-                if queue_bytes < 0 or not batch.ack(lease, number, self._now_ms):
-                    break
-                output.write(OK)
-            count += 1
-            used = stop + 2
-            if used == end or len(output) >= _PIECE_BYTES:
+                taken = batch.ack(words, self._now_ms)
+                output.write(OK * taken)
+            count += taken
+            used += taken * step
+            if used == end or taken < found or len(output) >= _PIECE_BYTES:
                 break
-            kind, start, stop = habit.find(data, used)
-            if kind == OTHER:
-                break
+            kind, found, step, words = habit.find(data, used)
         self.used_bytes = used
         return self._told_of(output, count, leases)
 
@@ -196,7 +182,7 @@ class Lane:
         if self._is_turn_under_way or not self.commands:
             self._now_ms = self._clock.now_ms()
 
-    def _told_of(self, output: BytesWriter, count: int, leases: list[bytes]) -> Told | None:
+    def _told_of(self, output: BytesWriter, count: i64, leases: list[Held]) -> Told | None:
         if not count:
             return None
         told = Told(output.getvalue(), count, leases)
@@ -204,21 +190,21 @@ class Lane:
         self.commands += count
         return told
 
-    def _enqueue(self, batch: Batch, payload: bytes, output: BytesWriter, resp3: bool) -> bool:
-        """Whether it could be carried out here."""
-        task_id = batch.enqueue(payload, self._now_ms, self._nonce())
-        if task_id is None:
-            return False
-        replies.put_enqueued(output, task_id, resp3)
-        return True
+    def _enqueue(self, batch: Batch, payloads: list[bytes], output: BytesWriter, resp3: bool) -> int:
+        """How many of them could be carried out here."""
+        task_ids = batch.enqueue(payloads, self._now_ms, self._nonces_for(len(payloads)))
+        for task_id in task_ids:
+            replies.put_enqueued(output, task_id, resp3)
+        return len(task_ids)
 
-    def _fetch(self, batch: Batch, lease_ms: int, worker: str, output: BytesWriter, resp3: bool) -> bool:
-        """Whether it could be carried out here; then `batch` knows the lease."""
-        payload = batch.fetch(lease_ms, worker, self._now_ms, self._nonce())
-        if payload is None:
-            return False
-        replies.put_fetched(output, batch.lease_id, batch.task_id, payload, resp3)
-        return True
+    def _fetch(
+        self, batch: Batch, count: i64, lease_ms: int, worker: str, output: BytesWriter, resp3: bool
+    ) -> list[Held]:
+        """The leases of as many of them as could be carried out here."""
+        leased = batch.fetch(count, lease_ms, worker, self._now_ms, self._nonces_for(count), _PIECE_BYTES)
+        for held in leased:
+            replies.put_fetched(output, held.lease_id, held.task_id, held.fresh.payload, resp3)
+        return leased
 
     def turn_begins(self) -> None:
         """What was carried out so far belongs to a turn now; what comes from here on will belong to the next."""
@@ -274,9 +260,20 @@ class Lane:
         self.timeout = timeout
         return True
 
-    def _nonce(self) -> bytes:
+    def _nonces_for(self, count: i64) -> bytes:
+        """So many of them, one after the other."""
         at = self._drawn
-        if at == len(self._nonces):
-            self._nonces, at = self._plain.digits(_NONCES * ids.NONCE_DIGITS), 0
-        self._drawn = at + ids.NONCE_DIGITS
-        return self._nonces[at : self._drawn]
+        end = at + count * ids.NONCE_DIGITS
+        if end > len(self._nonces):
+            self._nonces = self._plain.digits(int(max(count, _NONCES)) * ids.NONCE_DIGITS)
+            at, end = 0, count * ids.NONCE_DIGITS
+        self._drawn = end
+        return self._nonces[at:end]
+
+
+def _joined(leases: list[Held], more: list[Held]) -> list[Held]:
+    """Both, in a list that is already there: a run has mostly one list of them, or none."""
+    if leases is _NO_LEASES:
+        return more
+    leases += more
+    return leases

@@ -15,52 +15,99 @@ from mypy_extensions import i64
 from moxy.wire.arguments import fetch_timeout
 from moxy.wire.scan import find_bulk
 
-OTHER: Final = 0
 ENQUEUE: Final = 1
 FETCH: Final = 2
 ACK: Final = 3
+_NO_WORDS: Final[list[bytes]] = []
 
-_ACK_HEAD: Final = b"*2\r\n$8\r\nMOXY.ACK\r\n$"
+
+@final
+class _Shape:
+    """Commands that differ in their last word alone, and mostly not in how long it is."""
+
+    __slots__ = ("_head", "_like", "_size", "step")
+
+    def __init__(self, head: bytes) -> None:
+        """`head`: what comes before the size of the last word."""
+        self._head: Final = head
+        self._like = head + b"0\r\n"
+        """Of the latest one, all that came before its last word, and how long that was."""
+        self._size: i64 = 0
+        self.step: i64 = len(self._like) + 2
+        """How long the latest one was, all in all."""
+
+    def find(self, data: bytes, at: i64) -> list[bytes]:
+        """The last words of those that follow each other from `at` on, all of them as long as the first."""
+        words = self._of_the_same_length(data, at)
+        if not words and self._measure(data, at):
+            words = self._of_the_same_length(data, at)
+        return words
+
+    def _of_the_same_length(self, data: bytes, at: i64) -> list[bytes]:
+        like, size, step = self._like, self._size, self.step
+        end: i64 = len(data)
+        words = _NO_WORDS
+        while at + step <= end:
+            start = at + len(like)
+            stop = start + size
+            if data[at:start] != like or data[stop] != 13 or data[stop + 1] != 10:
+                break
+            if words is _NO_WORDS:
+                words = [data[start:stop]]
+            else:
+                words.append(data[start:stop])
+            at += step
+        return words
+
+    def _measure(self, data: bytes, at: i64) -> bool:
+        """Note how long the one at `at` is, if there is one, and all of it."""
+        start = at + len(self._head)
+        if data[at:start] != self._head:
+            return False
+        start, stop = find_bulk(data, start)
+        if stop < 0:
+            return False
+        self._like = data[at:start]
+        self._size = stop - start
+        self.step = stop + 2 - at
+        return True
 
 
 @final
 class Habit:
-    """Plain commands on `queue`, its fetches with `timeout`, which reads `lease_ms`: a value."""
+    """Plain commands on `queue`, its fetches with `timeout`, which reads `lease_ms`."""
 
-    __slots__ = ("_enqueue_head", "_fetch", "lease_ms", "queue", "timeout")
+    __slots__ = ("_acks", "_enqueues", "_fetch", "lease_ms", "queue", "timeout")
 
     def __init__(self, queue: bytes, timeout: bytes) -> None:
         """Raises Refused BADTIMEOUT."""
         self.queue: Final = queue
         self.timeout: Final = timeout
         self.lease_ms: Final = fetch_timeout(timeout)
-        self._enqueue_head: Final = b"*3\r\n$12\r\nMOXY.ENQUEUE\r\n$%d\r\n%b\r\n$" % (len(queue), queue)
+        self._enqueues: Final = _Shape(b"*3\r\n$12\r\nMOXY.ENQUEUE\r\n$%d\r\n%b\r\n$" % (len(queue), queue))
+        self._acks: Final = _Shape(b"*2\r\n$8\r\nMOXY.ACK\r\n$")
         self._fetch: Final = b"*3\r\n$10\r\nMOXY.FETCH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             *(len(queue), queue),
             *(len(timeout), timeout),
         )
 
-    def find(self, data: bytes, at: i64) -> tuple[i64, i64, i64]:
-        """Which of the commands is at `at`, and where its last word begins and ends; the next begins two bytes later.
-        `OTHER`: none of them, or it is not all there."""
+    def find(self, data: bytes, at: i64) -> tuple[i64, i64, i64, list[bytes]]:
+        """The commands that follow each other from `at` on, of one kind and one length: of which kind, how many, how
+        long each is, and their last words, payloads or leases; those of fetches are not told, as they are all the same.
+
+        None: there is no such command, or not all of it.
+        """
         if at + 7 > len(data):
-            return OTHER, 0, 0
-        kind: i64 = ENQUEUE
-        if data[at + 1] == 50:  # 2
-            kind = ACK
-            after = at + len(_ACK_HEAD)
-            if data[at:after] != _ACK_HEAD:
-                return OTHER, 0, 0
-        elif data[at + 6] == 48:  # the second digit of how long the verb is
-            after = at + len(self._fetch)
-            if data[at:after] != self._fetch:
-                return OTHER, 0, 0
-            return FETCH, after - 2 - len(self.timeout), after - 2
-        else:
-            after = at + len(self._enqueue_head)
-            if data[at:after] != self._enqueue_head:
-                return OTHER, 0, 0
-        start, stop = find_bulk(data, after)
-        if stop < 0:
-            return OTHER, 0, 0
-        return kind, start, stop
+            return FETCH, 0, 0, _NO_WORDS
+        if data[at + 1] == 50:  # *2
+            words = self._acks.find(data, at)
+            return ACK, len(words), self._acks.step, words
+        if data[at + 6] == 50:  # the second digit of how long the verb is: $12
+            words = self._enqueues.find(data, at)
+            return ENQUEUE, len(words), self._enqueues.step, words
+        count: i64 = 0
+        step: i64 = len(self._fetch)
+        while data[at : at + step] == self._fetch:
+            at += step
+            count += 1
+        return FETCH, count, step, _NO_WORDS

@@ -12,13 +12,9 @@ from typing import Final
 from mypy_extensions import i64
 
 from moxy.core.form import IS_COMPILED
-from moxy.core.ids import NONCE_DIGITS, decimal
 
 _CRLF: Final = b"\r\n"
 _DIGITS_MAX: Final = 9
-_NUMBER_DIGITS_MAX: Final = 18
-_BEFORE_NONCE: Final = -NONCE_DIGITS - 1
-"""Where in a lease id the last colon is."""
 
 # Nearly every header is one of these: one look-up checks its type byte and its digits.
 _SHORT_ARRAYS: Final = {b"*%d" % count: count for count in range(1, 33)}
@@ -149,35 +145,6 @@ def bulk_by_bytes(data: bytes, at: i64) -> tuple[i64, i64]:
     return at + 2, stop
 
 
-def split_in_parts(lease_id: bytes) -> tuple[int, int]:
-    """`split_lease` for the interpreter."""
-    parts = lease_id[:_BEFORE_NONCE].rsplit(b":", 2)
-    if len(parts) != 3 or lease_id[_BEFORE_NONCE] != 58 or not parts[1].isdigit():
-        return -1, 0
-    if len(parts[1]) > _NUMBER_DIGITS_MAX:
-        return -1, 0
-    return len(parts[0]), int(parts[1])
-
-
-def split_by_bytes(lease_id: bytes) -> tuple[int, int]:
-    """`split_lease` for a compiler."""
-    at: i64 = len(lease_id) + _BEFORE_NONCE
-    if at < 0 or lease_id[at] != 58:  # :
-        return -1, 0
-    last: i64 = at
-    colons: i64 = 0
-    while at > 0 and colons < 2:
-        at -= 1
-        if lease_id[at] == 58:
-            colons += 1
-            if colons == 1:
-                last = at
-    number = decimal(lease_id, at + 1, last)
-    if colons < 2 or number < 0:
-        return -1, 0
-    return at, number
-
-
 def plain_commands(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int, elements_max: int) -> int:
     """Append the whole and plain commands at the beginning of a buffer; the offset of the first byte not used."""
     if IS_COMPILED:
@@ -188,8 +155,3 @@ def plain_commands(data: bytes, commands: list[list[bytes]], bulk_bytes_max: int
 def find_bulk(data: bytes, at: i64) -> tuple[i64, i64]:
     """Where the bulk string whose size is written at `at` begins and ends, if it is plain and all there; else -1."""
     return bulk_by_bytes(data, at) if IS_COMPILED else bulk_by_lines(data, at)
-
-
-def split_lease(lease_id: bytes) -> tuple[int, int]:
-    """`QUEUE:NUMBER:TOKEN:NONCE`: how long the queue's name is, and the number. (-1, 0): it is of another shape."""
-    return split_by_bytes(lease_id) if IS_COMPILED else split_in_parts(lease_id)

@@ -33,10 +33,11 @@ from moxy.core.commands import (
 )
 from moxy.core.decider import decide
 from moxy.core.errors import Refused
-from moxy.core.events import Acked, Enqueued, Leased
+from moxy.core.events import Acked, AnyEvent, Enqueued, Leased
 from moxy.core.heart import NEVER_MS
 from moxy.core.ids import digits, split_lease_id
 from moxy.core.invariants import broken_by
+from moxy.core.packing import Held
 from moxy.core.policy import PAYLOAD_BYTES_MAX, Policy
 from moxy.core.reading import different
 from moxy.core.reducer import replay
@@ -53,6 +54,7 @@ PACK_FROM = (0, 2, 5000)
 LEASE = "jobs:{}:{}:0000000000000000"
 """Ids of leases whose nonces were drawn as zeros."""
 ZERO = digits(0).encode()
+TOO_LONG = bytes(PAYLOAD_BYTES_MAX + 1)
 
 
 # One history, told twice
@@ -65,6 +67,11 @@ def outcome(state: QueueState, command: AnyCommand, now_ms: int, seed: int) -> t
     except Refused as refused:
         return state, (refused.code, refused.text)
     return decision.state, (decision.events, decision.answer)
+
+
+def plainly(held: Held) -> tuple[str, str, bytes]:
+    """What a FETCH tells of a lease."""
+    return held.lease_id.decode(), held.task_id.decode(), held.fresh.payload
 
 
 class Told(World):
@@ -151,7 +158,7 @@ class Told(World):
         batch = Batch(start)
         for _ in range(rng.randrange(16)):
             self.pass_time()
-            self.try_one(batch)
+            self.try_some(batch)
             read += islice(frozen or (), rng.randrange(2))
         events = list(batch.events)
         closed = batch.close()
@@ -173,42 +180,54 @@ class Told(World):
         self.seen["batches with events"] += 1
         self.seen["longest"] = max(self.seen["longest"], len(events))
 
-    def try_one(self, batch: Batch) -> None:
-        """One plain command: taken, and then all that `decide` says comes of it; or declined, and then nothing."""
-        rng, now, nonce, happened = self.rng, self.now, self.draw(), len(batch.events)
-        kind = rng.choice("EEFFFAAA")
-        expected: AnyCommand
-        answer: Any = None
+    def try_some(self, batch: Batch) -> None:
+        """A run of plain commands: of those that are taken comes all that `decide` says comes of them; of the first
+        that is declined nothing, and it would be declined alone."""
+        rng, now, happened = self.rng, self.now, len(batch.events)
+        kind, count = rng.choice("EEFFFAAA"), rng.choice((1, 1, 2, 5))
+        nonces = [self.draw() for _ in range(count)]
+        raw = b"".join(digits(nonce).encode() for nonce in nonces)
+        commands: list[AnyCommand]
+        answers: list[Any]
         if kind == "E":
-            expected = Enqueue("jobs", bytes([rng.randrange(256)]))
-            task_id = batch.enqueue(expected.payload, now, digits(nonce).encode())
-            taken = task_id is not None
-            answer = [task_id.decode()] if task_id is not None else None
+            payloads = [TOO_LONG if rng.random() < 0.05 else bytes([rng.randrange(256)]) for _ in range(count)]
+            commands = [Enqueue("jobs", payload) for payload in payloads]
+            answers = [[task_id.decode()] for task_id in batch.enqueue(payloads, now, raw)]
+            rest = batch.enqueue(payloads[len(answers) :][:1], now, raw[len(answers) * ids.NONCE_DIGITS :])
         elif kind == "F":
-            expected = Fetch("jobs", rng.choice((0, 5, 50, 1000, 1000, 1000)), 1, rng.choice(("", "worker")))
-            payload = batch.fetch(expected.lease_ms, expected.worker, now, digits(nonce).encode())
-            taken = payload is not None
-            answer = (batch.lease_id.decode(), batch.task_id.decode(), payload)
+            lease_ms, worker = rng.choice((0, 5, 50, 1000, 1000, 1000)), rng.choice(("", "worker"))
+            bytes_max = rng.choice((1, 2, 1000, 1000))  # a payload is one byte here
+            commands = [Fetch("jobs", lease_ms, 1, worker)] * count
+            answers = [plainly(held) for held in batch.fetch(count, lease_ms, worker, now, raw, bytes_max)]
+            assert len(answers) <= bytes_max
+            may_end = len(answers) == min(count, bytes_max)
+            rest = [] if may_end else batch.fetch(1, lease_ms, worker, now, digits(5).encode(), 1)
         else:
-            expected = self.plain_ack()
-            taken = batch.ack(expected.lease_id.encode(), expected.number, now)
-        self.seen[f"{kind} {'taken' if taken else 'declined'}"] += 1
-        if not taken:
-            assert len(batch.events) == happened
-            return
-        self.note(kind, batch)
-        self.twin, (made, answered) = outcome(self.twin, expected, now, nonce)
-        assert made == tuple(batch.events[happened:]), expected
-        if kind == "F":
-            [delivery] = answered
-            assert (delivery.attempts, delivery.deliveries) == (0, 1)
-            answered = (delivery.lease_id, delivery.task_id, delivery.payload)
-            self.leases.append(delivery.lease_id)
-        assert answered == answer, expected
+            acks = [self.plain_ack() for _ in range(count)]
+            commands = list(acks)
+            answers = [None] * batch.ack([ack.lease_id.encode() for ack in acks], now)
+            rest = batch.ack([ack.lease_id.encode() for ack in acks[len(answers) :][:1]], now) * [b""]
+        assert not rest, "it stopped before it had to"
+        assert len(batch.events) == happened + len(answers)
+        self.seen[f"{kind} taken"] += len(answers)
+        self.seen[f"{kind} declined"] += len(answers) < count
+        self.seen[f"{kind} taken in part"] += 0 < len(answers) < count
+        for command, answer, nonce in zip(commands, answers, nonces, strict=False):
+            event = batch.events[happened]
+            happened += 1
+            self.note(kind, event)
+            self.twin, (made, answered) = outcome(self.twin, command, now, nonce)
+            assert made == (event,), command
+            if kind == "F":
+                [delivery] = answered
+                assert (delivery.attempts, delivery.deliveries) == (0, 1)
+                answered = (delivery.lease_id, delivery.task_id, delivery.payload)
+                self.leases.append(delivery.lease_id)
+            assert answered == answer, command
 
-    def note(self, kind: str, batch: Batch) -> None:
+    def note(self, kind: str, event: AnyEvent) -> None:
         """What was special about a command that was taken. The twin has not carried it out yet."""
-        event, heart = batch.events[-1], self.twin.heart()
+        heart = self.twin.heart()
         self.seen["taken while the clock was behind"] += self.now < self.twin.at_ms
         self.seen["taken although a lease is overdue"] += any(key[0] <= self.now for key in self.twin.processing)
         if kind == "F":
@@ -271,6 +290,9 @@ def test_in_a_long_run_much_is_taken_and_nothing_stays_unexercised() -> None:
         "E declined": 100,
         "F declined": 300,
         "A declined": 300,
+        "E taken in part": 30,
+        "F taken in part": 60,
+        "A taken in part": 30,
         "fetched Fresh": 50,
         "fetched Task": 10,
         "fetched bytes": 80,
@@ -291,11 +313,11 @@ def test_a_whole_day_s_work_of_a_plain_queue_is_taken() -> None:
     batch = Batch(q.state)
     leases: list[bytes] = []
     for number in range(1000):
-        assert batch.enqueue(b"x", q.now + number, digits(number).encode()) is not None
-        assert batch.fetch(DAY_MS, "worker", q.now + number, digits(number).encode()) is not None
-        leases.append(batch.lease_id)
+        assert batch.enqueue([b"x"], q.now + number, digits(number).encode())
+        [held] = batch.fetch(1, DAY_MS, "worker", q.now + number, digits(number).encode(), 1)
+        leases.append(held.lease_id)
         if number % 2:
-            assert batch.ack(leases[-2], number, q.now + number)
+            assert batch.ack([leases[-2]], q.now + number)
     closed = batch.close()
     assert Counter(type(event) for event in batch.events) == {Enqueued: 1000, Leased: 1000, Acked: 500}
     assert [task.number for task in closed.in_state("ready")] == [1001]
@@ -312,10 +334,10 @@ def test_an_empty_batch_closes_to_the_very_state_that_it_began_with() -> None:
 
 def test_what_is_declined_does_not_end_the_batch() -> None:
     batch = Batch(Q().add("a").state)
-    assert batch.ack(LEASE.format(1, 1).encode(), 1, T0) is False
-    assert batch.fetch(100, "", T0, ZERO) is not None
-    assert batch.fetch(100, "", T0, ZERO) is None
-    assert batch.ack(LEASE.format(1, 1).encode(), 1, T0) is True
+    assert ack_first(batch, T0) == 0
+    assert fetch(batch, T0)
+    assert not fetch(batch, T0)
+    assert ack_first(batch, T0) == 1
     assert [type(event) for event in batch.events] == [Leased, Acked]
 
 
@@ -324,7 +346,7 @@ def test_the_ack_of_a_bound_lease_is_declined() -> None:
     q = Q().add("a")
     lease_id = q.take(100, bound=True)
     batch = Batch(q.state)
-    assert not batch.ack(lease_id.encode(), 1, q.now)
+    assert not batch.ack([lease_id.encode()], q.now)
     assert batch.events == []
 
 
@@ -332,15 +354,15 @@ def test_a_queue_whose_clock_stands_at_0_is_not_for_batches() -> None:
     """Its next event will say when it was born."""
     state = replay([Enqueued("jobs", 1, 0, 1, "a", b"")], QueueState("jobs"))
     batch = Batch(state)
-    assert batch.enqueue(b"x", 5, ZERO) is None
-    assert batch.fetch(100, "", 5, ZERO) is None
+    assert not enqueue(batch, 5)
+    assert not fetch(batch, 5)
     assert batch.close() is state
 
 
 def test_times_that_no_machine_word_holds_are_not_for_batches() -> None:
     batch = Batch(Q().add("a").state)
-    assert batch.enqueue(b"x", NEVER_MS, ZERO) is None
-    assert batch.fetch(100, "", NEVER_MS, ZERO) is None
+    assert not enqueue(batch, NEVER_MS)
+    assert not fetch(batch, NEVER_MS)
     assert batch.events == []
 
 
@@ -348,7 +370,7 @@ def test_an_ack_that_is_late_but_ahead_of_the_expiry_is_taken() -> None:
     q = Q().add("a")
     lease_id = q.take(100)
     batch = Batch(q.state)
-    assert batch.ack(lease_id.encode(), 1, q.now + 100)
+    assert batch.ack([lease_id.encode()], q.now + 100)
     assert len(batch.close().tasks) == 0
 
 
@@ -356,18 +378,18 @@ def test_a_task_that_was_delayed_is_taken_once_it_is_ready() -> None:
     q = Q().add("a", delay_ms=10, priority=3)
     q.tick(10)
     batch = Batch(state_of(q.state.image()))  # whose heart has not gone back to when something was still due
-    assert batch.fetch(100, "", q.now, ZERO) is not None
-    assert batch.ack(batch.lease_id, 1, q.now)
+    assert fetch(batch, q.now)
+    assert ack_first(batch, q.now)
 
 
 def test_the_clock_may_be_behind_the_queue() -> None:
     """I15."""
     q = Q().add("a")
     batch = Batch(q.state)
-    assert batch.enqueue(b"", T0 - 50, ZERO) is not None
-    assert batch.fetch(100, "", T0 - 50, ZERO) is not None
+    assert enqueue(batch, T0 - 50)
+    assert fetch(batch, T0 - 50)
     leased = batch.events[-1]
-    assert batch.ack(batch.lease_id, 1, T0 - 50)
+    assert ack_first(batch, T0 - 50)
     assert [event.at_ms for event in batch.events] == [T0] * 3
     assert isinstance(leased, Leased)
     assert leased.deadline_ms == T0 + 100
@@ -376,7 +398,7 @@ def test_the_clock_may_be_behind_the_queue() -> None:
 def test_a_fetch_without_a_timeout_has_the_policy_s() -> None:
     q = Q(lease_ms=777).add("a")
     batch = Batch(q.state)
-    assert batch.fetch(0, "worker", T0, ZERO) is not None
+    assert batch.fetch(1, 0, "worker", T0, ZERO, 1)
     leased = batch.events[-1]
     assert isinstance(leased, Leased)
     assert (leased.deadline_ms, leased.worker, leased.bound) == (T0 + 777, "worker", False)
@@ -389,16 +411,19 @@ Try = Callable[[Batch, int], object]
 
 
 def enqueue(batch: Batch, now_ms: int) -> object:
-    return batch.enqueue(b"x", now_ms, ZERO)
+    return batch.enqueue([b"x"], now_ms, ZERO)
 
 
 def fetch(batch: Batch, now_ms: int) -> object:
-    return batch.fetch(100, "", now_ms, ZERO)
+    return batch.fetch(1, 100, "", now_ms, ZERO, 1)
 
 
-def ack_first(batch: Batch, now_ms: int) -> object:
-    """Of the first lease of the first task."""
-    return batch.ack(LEASE.format(1, 1).encode(), 1, now_ms) or None
+def ack_of(lease_id: str) -> Try:
+    return lambda batch, now_ms: batch.ack([lease_id.encode()], now_ms)
+
+
+ack_first = ack_of(LEASE.format(1, 1))
+"""Of the first lease of the first task."""
 
 
 def remembering() -> Q:
@@ -460,15 +485,12 @@ DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
     "the first task of a queue": (Q, enqueue),
     "a payload that is too long": (
         lambda: Q().add("a"),
-        lambda batch, now_ms: batch.enqueue(b"x" * (PAYLOAD_BYTES_MAX + 1), now_ms, ZERO),
+        lambda batch, now_ms: batch.enqueue([TOO_LONG], now_ms, ZERO),
     ),
     "an id that a client took": (lambda: Q().add("2-0000000000000000"), enqueue),
     "an enqueue where ids are remembered": (remembering, enqueue),
     "a fetch where ids are remembered": (remembering, fetch),
-    "an ack where ids are remembered": (
-        remembering,
-        lambda batch, at: batch.ack(LEASE.format(1, 2).encode(), 1, at) or None,
-    ),
+    "an ack where ids are remembered": (remembering, ack_of(LEASE.format(1, 2))),
     "an enqueue where the policy bounds the queue": (lambda: Q(max_ready=5).add("a"), enqueue),
     "an enqueue where the policy has a ttl": (lambda: Q(ttl_ms=5).add("a"), enqueue),
     "a fetch where the policy has a ttl": (lambda: Q(ttl_ms=500).add("a"), fetch),
@@ -484,28 +506,18 @@ DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
     "a fetch of a task with a ttl": (lambda: Q().add("a", ttl_ms=500), fetch),
     "a fetch of a task with a dedup window": (lambda: Q().add("a", dedup_ms=500), fetch),
     "a fetch where a task was redriven": (redriven, fetch),
-    "an ack of a task that was given up before": (
-        lambda: nacked(again=True),
-        lambda batch, now_ms: batch.ack(LEASE.format(1, 2).encode(), 1, now_ms) or None,
-    ),
+    "an ack of a task that was given up before": (lambda: nacked(again=True), ack_of(LEASE.format(1, 2))),
     "an ack of a task with options": (lambda: leased(max_attempts=5), ack_first),
     "an ack of a task with a dedup window": (lambda: leased(dedup_ms=5), ack_first),
     "an ack of a lease that was extended": (extended, ack_first),
     "an ack of a void lease": (lambda: nacked(again=True), ack_first),
     "an ack of what was acked": (acked, ack_first),
     "an ack of a task that is ready": (lambda: Q().add("a"), ack_first),
-    "an ack of what never was": (
-        lambda: Q().add("a"),
-        lambda batch, at: batch.ack(LEASE.format(9, 9).encode(), 9, at) or None,
-    ),
-    "an ack of a lease with another nonce": (
-        leased,
-        lambda batch, now_ms: batch.ack((LEASE.format(1, 1)[:-1] + "1").encode(), 1, now_ms) or None,
-    ),
-    "an ack that names another task": (
-        leased,
-        lambda batch, now_ms: batch.ack(LEASE.format(1, 1).encode(), 2, now_ms) or None,
-    ),
+    "an ack of what never was": (lambda: Q().add("a"), ack_of(LEASE.format(9, 9))),
+    "an ack of a lease with another nonce": (leased, ack_of(LEASE.format(1, 1)[:-1] + "1")),
+    "an ack that names another task": (leased, ack_of(LEASE.format(2, 1))),
+    "an ack that names another queue": (leased, ack_of(LEASE.format(1, 1).replace("jobs", "mail"))),
+    "an ack of no lease": (leased, ack_of("jobs:")),
 }
 
 
@@ -516,7 +528,7 @@ def test_declined_and_nothing_has_happened(what: str) -> None:
     old = q.state
     was = dump(old)
     batch = Batch(old)
-    assert attempt(batch, q.now) is None, what
+    assert not attempt(batch, q.now), what
     assert batch.events == []
     assert batch.close() is old
     assert dump(old) == was
@@ -528,16 +540,16 @@ def test_declined_and_nothing_has_happened(what: str) -> None:
 )
 def test_a_moment_before_anything_is_due_a_fetch_is_taken(what: str) -> None:
     q = DECLINED[what][0]()
-    assert fetch(Batch(q.state), q.now - 1) is not None
+    assert fetch(Batch(q.state), q.now - 1)
 
 
 def test_a_payload_of_just_the_limit_is_taken() -> None:
-    assert Batch(Q().add("a").state).enqueue(b"x" * PAYLOAD_BYTES_MAX, T0, ZERO) is not None
+    assert Batch(Q().add("a").state).enqueue([b"x" * PAYLOAD_BYTES_MAX], T0, ZERO)
 
 
 def test_a_queue_that_is_born_with_a_policy_of_its_own_is_born_by_decide() -> None:
     q = Q(born=Policy(lease_ms=5))
-    assert enqueue(Batch(q.state), T0) is None
+    assert not enqueue(Batch(q.state), T0)
 
 
 # Versions
@@ -551,15 +563,15 @@ def test_batch_after_batch_can_be_taken_back_and_gone_over_again(pack_from: int)
     states, logs = [q.state], []
     for _ in range(3):
         batch = Batch(states[-1])
-        assert batch.enqueue(b"x", T0, digits(len(states)).encode()) is not None
-        assert batch.fetch(100, "", T0, ZERO) is not None
-        assert batch.ack(batch.lease_id, split_lease_id(batch.lease_id.decode())[1], T0)
+        assert batch.enqueue([b"x"], T0, digits(len(states)).encode())
+        [held] = batch.fetch(1, 100, "", T0, ZERO, 1)
+        assert batch.ack([held.lease_id], T0)
         states.append(batch.close())
         logs.append(batch.events)
     was = [dump(state) for state in states]
     for _ in range(2):
         again = Batch(states[1])
-        assert again.enqueue(b"other", T0, digits(99).encode()) is not None
+        assert again.enqueue([b"other"], T0, digits(99).encode())
         other = again.close()
         assert [dump(state) for state in reversed(states)] == was[::-1]
         assert [task.payload for task in other.in_state("ready")][-1] == b"other"

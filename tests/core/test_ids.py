@@ -1,9 +1,10 @@
 """Names and ids: what is legal (docs/semantics.md, Names and ids), and how they are put together and taken apart."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from moxy.core import ids
 from moxy.core.errors import Refused
 from moxy.core.ids import client_task_id, digits, lease_id, nonce, queue_name, split_lease_id, task_id
 
@@ -89,3 +90,50 @@ def test_the_draws_of_an_odd_seed_are_64_bits_and_all_differ(half):
     drawn = [nonce(2 * half + 1, draw) for draw in range(1000)]
     assert len(set(drawn)) == 1000
     assert all(0 <= one < 2**64 for one in drawn)
+
+
+# As bytes, in the form for the interpreter and in the one for a compiler
+
+PIECES = st.sampled_from(
+    [b"jobs", b"a:b", b"1", b"12", b"0", b"9" * 18, b":", b"", b"x", b"\xd9\xa1", b"0123456789abcdef"]
+)
+
+
+@pytest.fixture(params=[False, True], ids=["interpreter", "compiler"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "IS_COMPILED", request.param)  # no effect on compiled code
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("queue", ["jobs", "a:b:1", "größe"])
+@pytest.mark.parametrize("number", [1, 170, 10**18 - 1])
+def test_queue_and_number_are_found_in_a_lease_id(queue: str, number: int) -> None:
+    raw = lease_id(queue, number, 3, digits(7)).encode()
+    assert ids.raw_queue(raw).decode() == queue
+    assert ids.raw_number(raw, len(queue.encode()) + 1) == number
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("raw", [b"", b":", b"jobs", b"jobs:1", b"1:3:0123456789abcdef"])
+def test_no_queue_is_found_in_what_has_too_few_parts(raw: bytes) -> None:
+    assert ids.raw_queue(raw) == b""
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("number", [b"", b"1", b":3:x", b"x:3:x", b"9" * 5000 + b":3:x"])
+def test_what_is_no_lease_id_tells_no_number(number: bytes) -> None:
+    """Or one that does not count, as the lease under that number is another: a test of batches says so."""
+    assert ids.raw_number(b"jobs:" + number, 5) in (-1, 1)
+
+
+@settings(max_examples=300)
+@given(st.lists(PIECES, max_size=6))
+@example([b"jobs", b":", b"17", b":", b"3", b":", b"0123456789abcdef"])
+def test_both_forms_find_the_same_queue(pieces: list[bytes]) -> None:
+    for raw in (b"".join(pieces), b":".join(pieces)):
+        found = []
+        for compiled in (False, True):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(ids, "IS_COMPILED", compiled)
+                found.append(ids.raw_queue(raw))
+        assert found[0] == found[1] == (raw.rsplit(b":", 3)[0] if raw.count(b":") >= 3 else b"")

@@ -694,7 +694,7 @@ def test_queues_can_be_frozen_slice_by_slice_while_plain_commands_come() -> None
         for queue in queues:
             batch = backend.plain().batch(queue)
             assert batch is not None
-            assert batch.enqueue(b"y", 0, b"0" * 16) is not None
+            assert batch.enqueue([b"y"], 0, b"0" * 16)
     assert {image.name: len(list(image.tasks)) for image in images} == dict.fromkeys(queues, 1)
     backend.thaw()
     assert {len(state.tasks) for state in backend.states().values()} == {5}

@@ -5,11 +5,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from moxy.wire import scan
-from moxy.wire.habit import ACK, ENQUEUE, FETCH, OTHER, Habit
+from moxy.wire.habit import ACK, ENQUEUE, FETCH, Habit
 from moxy.wire.resp import Parser
 from tests.wire.test_scan import command
 
-HABIT = Habit(b"jobs", b"30000")
 LEASE = b"jobs:1:1:0123456789abcdef"
 VERBS = {ENQUEUE: b"MOXY.ENQUEUE", FETCH: b"MOXY.FETCH", ACK: b"MOXY.ACK"}
 
@@ -19,16 +18,44 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(scan, "IS_COMPILED", request.param)
 
 
+@pytest.fixture
+def habit() -> Habit:
+    return Habit(b"jobs", b"30000")
+
+
+def says(kind: int, last: bytes) -> bytes:
+    return command(VERBS[kind], last) if kind == ACK else command(VERBS[kind], b"jobs", last)
+
+
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("before", [b"", b"*1\r\n$4\r\nPING\r\n"])
+@pytest.mark.parametrize("after", [b"", b"*1\r\n", b"*3\r\n$10\r\nMOXY.FETCH\r\n$4\r\nmail\r\n$5\r\n30000\r\n"])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(
     ("kind", "last"),
     [(ENQUEUE, b""), (ENQUEUE, b"x\r\n$1"), (ENQUEUE, b"y" * 1024), (FETCH, b"30000"), (ACK, LEASE), (ACK, b"")],
 )
-def test_what_is_said_again_is_found(before: bytes, kind: int, last: bytes) -> None:
-    said = command(VERBS[kind], last) if kind == ACK else command(VERBS[kind], b"jobs", last)
-    found, start, stop = HABIT.find(before + said + b"*1\r\n", len(before))
-    assert (found, (before + said)[start:stop], stop + 2) == (kind, last, len(before + said))
+def test_what_is_said_again_is_found(
+    habit: Habit, before: bytes, after: bytes, count: int, kind: int, last: bytes
+) -> None:
+    said = says(kind, last)
+    for _ in range(2):  # when it is as long as the one before, and when it is not
+        found = habit.find(before + said * count + after, len(before))
+        assert found == (kind, count, len(said), [] if kind == FETCH else [last] * count)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("kind", [ENQUEUE, ACK])
+def test_what_is_longer_or_shorter_is_the_next_run(habit: Habit, kind: int) -> None:
+    lasts = [b"a", b"b", b"cc", b"", b"d"]
+    data, at = b"".join(says(kind, last) for last in lasts), 0
+    runs: list[list[bytes]] = []
+    while at < len(data):
+        found, count, step, words = habit.find(data, at)
+        assert (found, count) == (kind, len(words))
+        runs.append(words)
+        at += count * step
+    assert runs == [[b"a", b"b"], [b"cc"], [b""], [b"d"]]
 
 
 OTHERS = {
@@ -54,16 +81,19 @@ OTHERS = {
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_not_quite_so_is_left_to_the_parser(name: str) -> None:
-    assert HABIT.find(OTHERS[name], 0)[0] == OTHER
+def test_what_is_not_quite_so_is_left_to_the_parser(habit: Habit, name: str) -> None:
+    for kind in (None, ENQUEUE, ACK):  # what was said before
+        if kind is not None:
+            assert habit.find(says(kind, LEASE), 0)[1] == 1
+        assert habit.find(OTHERS[name], 0)[1] == 0
 
 
 @pytest.mark.usefixtures("form")
-def test_what_is_not_all_there_is_left_to_the_parser() -> None:
-    enqueue, fetch = command(b"MOXY.ENQUEUE", b"jobs", b"x"), command(b"MOXY.FETCH", b"jobs", b"30000")
-    for said in (enqueue, fetch, command(b"MOXY.ACK", LEASE)):
-        for size in range(len(said)):
-            assert HABIT.find(said[:size], 0)[0] == OTHER
+def test_what_is_not_all_there_is_left_to_the_parser(habit: Habit) -> None:
+    for said in (says(ENQUEUE, b"x"), says(FETCH, b"30000"), says(ACK, LEASE)):
+        for count in (0, 2):
+            for size in range(len(said)):
+                assert habit.find(said * count + said[:size], 0)[1] == count
 
 
 PIECES = st.sampled_from(
@@ -76,12 +106,15 @@ PIECES = st.sampled_from(
 
 
 @pytest.mark.usefixtures("form")
-@settings(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(PIECES, max_size=6), st.integers(0, 3))
+@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(PIECES, max_size=8), st.integers(0, 3))
 @example([b"*2\r\n$8\r\nMOXY.ACK\r\n$", b"4", b"\r\n", b"abcd", b"\r\n"], 0)
 def test_the_parser_would_have_found_the_same(pieces: list[bytes], at: int) -> None:
+    habit = Habit(b"jobs", b"30000")
     data = b"".join(pieces)
-    kind, start, stop = HABIT.find(data, at)
-    if kind != OTHER:
-        [argv] = Parser().feed(data[at : stop + 2])
-        assert argv == ([VERBS[kind]] if kind == ACK else [VERBS[kind], b"jobs"]) + [data[start:stop]]
+    for start in (at, 0, at):  # it remembers what it found
+        kind, count, step, words = habit.find(data, start)
+        if count:
+            lasts = [b"30000"] * count if kind == FETCH else words
+            said = [[VERBS[kind], last] if kind == ACK else [VERBS[kind], b"jobs", last] for last in lasts]
+            assert Parser().feed(data[start : start + count * step]) == said

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moxy.wire import scan
@@ -106,28 +106,3 @@ def test_the_form_suits_the_way_in_which_it_runs() -> None:
     """Only the lines form leaves a CRLF inside an element to the parser."""
     data = command(b"a\r\nb", b"c")
     assert taken(scan.plain_commands, data)[1] == (b"" if scan.IS_COMPILED else data)
-
-
-LEASE_PIECES = st.sampled_from(
-    [b"jobs", b"a:b", b"1", b"12", b"0", b"9" * 18, b"9" * 19, b":", b"", b"x", b"-1", b"\xd9\xa1", b"0123456789abcdef"]
-)
-
-
-@settings(max_examples=500)
-@given(st.lists(LEASE_PIECES, max_size=6))
-@example([b"jobs", b":", b"17", b":", b"3", b":", b"0123456789abcdef"])
-@example([b"", b":", b"1", b":", b"1", b":", b""])
-@example([b"1", b":", b"1", b":", b"x"])
-def test_a_lease_id_is_split_the_same_in_both_ways(pieces: list[bytes]) -> None:
-    for lease_id in (b"".join(pieces), b":".join(pieces)):
-        assert scan.split_by_bytes(lease_id) == scan.split_in_parts(lease_id), lease_id
-
-
-def test_a_lease_id_tells_the_length_of_its_queue_s_name_and_its_number() -> None:
-    for split in (scan.split_by_bytes, scan.split_in_parts):
-        assert split(b"a:b:170:3:0123456789abcdef") == (3, 170)
-        assert split(b"jobs:1x:3:0123456789abcdef") == (-1, 0)
-        assert split(b"jobs:17:3:0123456789abcde") == (-1, 0)
-        assert split(b"17:3:0123456789abcdef") == (-1, 0)
-        assert split(b"jobs:" + b"9" * 18 + b":1:0123456789abcdef") == (4, 10**18 - 1)
-        assert split(b"jobs:" + b"9" * 19 + b":1:0123456789abcdef") == (-1, 0)
