@@ -35,7 +35,6 @@ class Batch:
     __slots__ = (
         "_at_ms",
         "_befores",
-        "_queue",
         "_start",
         "_takes_all",
         "_token",
@@ -53,7 +52,6 @@ class Batch:
         self._befores: Final[list[Undo]] = []
         self._at_ms: Final[int] = self.heart.at_ms
         self._token: Final[int] = self.heart.last_token
-        self._queue: Final = self.heart.name.encode()
         self.is_over = False
         """Whether it was closed: then nothing more may happen in it."""
         self._takes_all: bool | None = None
@@ -72,10 +70,10 @@ class Batch:
         self._start.owned = self.heart
         return self._start
 
-    def enqueue(self, payloads: list[bytes], now_ms: int, nonces: bytes) -> list[bytes]:
+    def enqueue(self, payloads: list[bytes], now_ms: int, nonces: bytes, drawn: i64) -> list[bytes]:
         """New tasks without options; their ids. Fewer than payloads: the next one is declined.
 
-        `nonces`: one for each, one after the other.
+        `nonces`: digits, those of one task after those of the other; from `drawn` on nobody has had them.
         """
         h = self.heart
         at_ms = max(now_ms, h.at_ms)
@@ -85,7 +83,6 @@ class Batch:
         if not self._takes_all or h.remembered or not h.born_ms or at_ms >= NEVER_MS:
             return task_ids
         notes, befores, names = self.notes, self._befores, h.names
-        drawn: i64 = 0
         for payload in payloads:
             number = h.next_number
             task_id = ids.raw_task_id(number, nonces[drawn : drawn + ids.NONCE_DIGITS])
@@ -100,11 +97,13 @@ class Batch:
             drawn += ids.NONCE_DIGITS
         return task_ids
 
-    def fetch(self, count: i64, lease_ms: int, worker: str, now_ms: int, nonces: bytes, bytes_max: i64) -> list[Held]:
+    def fetch(
+        self, count: i64, lease_ms: int, worker: str, now_ms: int, nonces: bytes, drawn: i64, bytes_max: i64
+    ) -> list[Held]:
         """The next tasks, each under a lease of `lease_ms`; 0: of the policy's length. Fewer than `count`: there are no
         more, or the next one is declined, or the payloads have come to `bytes_max`.
 
-        `nonces`: one for each, one after the other.
+        `nonces`: digits, those of one task after those of the other; from `drawn` on nobody has had them.
         """
         h = self.heart
         at_ms = max(now_ms, h.at_ms)
@@ -113,7 +112,6 @@ class Batch:
             return leased
         notes, befores, tasks = self.notes, self._befores, h.tasks
         deadline_ms = at_ms + (lease_ms or h.policy.lease_ms)
-        drawn: i64 = 0
         for lane in h.urgent:
             while count > 0 and bytes_max > 0:
                 number = lane.first()
@@ -132,7 +130,7 @@ class Batch:
                     return leased
                 seq, token = h.seq + 1, h.last_token + 1
                 nonce = nonces[drawn : drawn + ids.NONCE_DIGITS]
-                lease_id = ids.raw_lease_id(self._queue, number, token, nonce)
+                lease_id = ids.raw_lease_id(notes.raw_queue, number, token, nonce)
                 held = Held(fresh, task_id, lease_id, token, deadline_ms, at_ms, worker, False)
                 lease_first(h, lane, number, number, fresh, held, token, deadline_ms)
                 h.seq, h.at_ms = seq, at_ms
@@ -152,7 +150,7 @@ class Batch:
         if h.remembered or not h.born_ms or at_ms >= NEVER_MS:
             return 0
         notes, befores, tasks, names = self.notes, self._befores, h.tasks, h.names
-        start = len(self._queue) + 1
+        start = len(notes.raw_queue) + 1
         count = 0
         for lease_id in lease_ids:
             # Of which queue it is need not be asked: no lease of another one is equal to one of this.

@@ -223,7 +223,7 @@ class Folding:
             heart = self._hearts.get(raw_queue.decode())
             if heart is None:
                 return False
-            enqueued, leased, acked = heads_of(heart.name)
+            enqueued, leased, acked = heads_of(raw_queue)
             known = self._heads[raw_queue] = (heart, enqueued, leased, acked)
         self._heart, self._enqueued, self._leased, self._acked = known
         return True

@@ -75,7 +75,8 @@ class Shelves:
         if not 0 <= number <= NUMBER_MAX:
             return None
         at: i64 = number
-        shelf = self._shelf(at >> _BITS)
+        key = at >> _BITS
+        shelf = self._near if key == self._near_key else self._farther(key)
         return None if shelf is None else shelf.entries[at & _MASK]
 
     def read(self, number: int) -> Entry | None:
@@ -86,7 +87,7 @@ class Shelves:
     def __setitem__(self, number: int, entry: Entry) -> None:
         at: i64 = number
         key = at >> _BITS
-        shelf = self._shelf(key)
+        shelf = self._near if key == self._near_key else self._farther(key)
         if shelf is None:
             shelf = self._shelves[key] = _Shelf()
             self._turn_to(key, shelf)
@@ -99,16 +100,15 @@ class Shelves:
     def __delitem__(self, number: int) -> None:
         at: i64 = number
         key = at >> _BITS
-        shelf = self._shelf(key)
+        shelf = self._near if key == self._near_key else self._farther(key)
         if shelf is None or shelf.entries[at & _MASK] is None:
             raise KeyError(number)
         self._count -= 1
         shelf.count -= 1
         shelf.entries[at & _MASK] = None
 
-    def _shelf(self, key: i64) -> _Shelf | None:
-        if key == self._near_key:
-            return self._near
+    def _farther(self, key: i64) -> _Shelf | None:
+        """One that is not the nearest, and is it now; None: there is none."""
         shelf = self._shelves.get(key)
         if shelf is not None:
             self._turn_to(key, shelf)

@@ -192,7 +192,8 @@ class Lane:
 
     def _enqueue(self, batch: Batch, payloads: list[bytes], output: BytesWriter, resp3: bool) -> int:
         """How many of them could be carried out here."""
-        task_ids = batch.enqueue(payloads, self._now_ms, self._nonces_for(len(payloads)))
+        drawn = self._draw(len(payloads))
+        task_ids = batch.enqueue(payloads, self._now_ms, self._nonces, drawn)
         for task_id in task_ids:
             replies.put_enqueued(output, task_id, resp3)
         return len(task_ids)
@@ -201,7 +202,8 @@ class Lane:
         self, batch: Batch, count: i64, lease_ms: int, worker: str, output: BytesWriter, resp3: bool
     ) -> list[Held]:
         """The leases of as many of them as could be carried out here."""
-        leased = batch.fetch(count, lease_ms, worker, self._now_ms, self._nonces_for(count), _PIECE_BYTES)
+        drawn = self._draw(count)
+        leased = batch.fetch(count, lease_ms, worker, self._now_ms, self._nonces, drawn, _PIECE_BYTES)
         for held in leased:
             replies.put_fetched(output, held.lease_id, held.task_id, held.fresh.payload, resp3)
         return leased
@@ -260,15 +262,15 @@ class Lane:
         self.timeout = timeout
         return True
 
-    def _nonces_for(self, count: i64) -> bytes:
-        """So many of them, one after the other."""
-        at = self._drawn
-        end = at + count * ids.NONCE_DIGITS
+    def _draw(self, count: i64) -> i64:
+        """Where in `_nonces` so many begin that nobody has had."""
+        drawn = self._drawn
+        end = drawn + count * ids.NONCE_DIGITS
         if end > len(self._nonces):
             self._nonces = self._plain.digits(int(max(count, _NONCES)) * ids.NONCE_DIGITS)
-            at, end = 0, count * ids.NONCE_DIGITS
+            drawn, end = 0, count * ids.NONCE_DIGITS
         self._drawn = end
-        return self._nonces[at:end]
+        return drawn
 
 
 def _joined(leases: list[Held], more: list[Held]) -> list[Held]:

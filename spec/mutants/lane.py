@@ -59,7 +59,7 @@ LANE: Final = tuple(
             "All leases of one run of FETCHes end in the same nonce: who knows one can guess the others.",
             _BATCH,
             "                nonce = nonces[drawn : drawn + ids.NONCE_DIGITS]\n",
-            "                nonce = nonces[: ids.NONCE_DIGITS]\n",
+            "                nonce = nonces[-ids.NONCE_DIGITS :]\n",
             ("batch",),
         ),
         (

@@ -206,7 +206,7 @@ def test_what_is_decided_while_a_turn_is_on_its_way_is_of_the_next(monkeypatch: 
         async def decide_first(future: Any) -> Any:
             batch = world.backend.plain().batch("jobs")
             assert batch is not None
-            assert batch.enqueue([b"c"], T0, b"0" * 16)
+            assert batch.enqueue([b"c"], T0, b"0" * 16, 0)
             world.memory.settle()
             return await future
 

@@ -385,7 +385,7 @@ def test_events_of_the_turn_under_way_are_not_read_and_are_no_horizon() -> None:
     assert seen() == (1, 1)
     batch = q.backend.batch("jobs")
     assert batch is not None
-    assert batch.enqueue([b"y"], T0, b"0" * 16)
+    assert batch.enqueue([b"y"], T0, b"0" * 16, 0)
     assert seen() == (1, 1), "and what a batch did is of this turn, too"
     drive(q.backend.commit())
     assert seen() == (2, 1)

@@ -192,16 +192,16 @@ class Told(World):
         if kind == "E":
             payloads = [TOO_LONG if rng.random() < 0.05 else bytes([rng.randrange(256)]) for _ in range(count)]
             commands = [Enqueue("jobs", payload) for payload in payloads]
-            answers = [[task_id.decode()] for task_id in batch.enqueue(payloads, now, raw)]
-            rest = batch.enqueue(payloads[len(answers) :][:1], now, raw[len(answers) * ids.NONCE_DIGITS :])
+            answers = [[task_id.decode()] for task_id in batch.enqueue(payloads, now, raw, 0)]
+            rest = batch.enqueue(payloads[len(answers) :][:1], now, raw, len(answers) * ids.NONCE_DIGITS)
         elif kind == "F":
             lease_ms, worker = rng.choice((0, 5, 50, 1000, 1000, 1000)), rng.choice(("", "worker"))
             bytes_max = rng.choice((1, 2, 1000, 1000))  # a payload is one byte here
             commands = [Fetch("jobs", lease_ms, 1, worker)] * count
-            answers = [plainly(held) for held in batch.fetch(count, lease_ms, worker, now, raw, bytes_max)]
+            answers = [plainly(held) for held in batch.fetch(count, lease_ms, worker, now, b"?" + raw, 1, bytes_max)]
             assert len(answers) <= bytes_max
             may_end = len(answers) == min(count, bytes_max)
-            rest = [] if may_end else batch.fetch(1, lease_ms, worker, now, digits(5).encode(), 1)
+            rest = [] if may_end else batch.fetch(1, lease_ms, worker, now, digits(5).encode(), 0, 1)
         else:
             acks = [self.plain_ack() for _ in range(count)]
             commands = list(acks)
@@ -313,8 +313,8 @@ def test_a_whole_day_s_work_of_a_plain_queue_is_taken() -> None:
     batch = Batch(q.state)
     leases: list[bytes] = []
     for number in range(1000):
-        assert batch.enqueue([b"x"], q.now + number, digits(number).encode())
-        [held] = batch.fetch(1, DAY_MS, "worker", q.now + number, digits(number).encode(), 1)
+        assert batch.enqueue([b"x"], q.now + number, digits(number).encode(), 0)
+        [held] = batch.fetch(1, DAY_MS, "worker", q.now + number, digits(number).encode(), 0, 1)
         leases.append(held.lease_id)
         if number % 2:
             assert batch.ack([leases[-2]], q.now + number)
@@ -398,7 +398,7 @@ def test_the_clock_may_be_behind_the_queue() -> None:
 def test_a_fetch_without_a_timeout_has_the_policy_s() -> None:
     q = Q(lease_ms=777).add("a")
     batch = Batch(q.state)
-    assert batch.fetch(1, 0, "worker", T0, ZERO, 1)
+    assert batch.fetch(1, 0, "worker", T0, ZERO, 0, 1)
     leased = batch.events[-1]
     assert isinstance(leased, Leased)
     assert (leased.deadline_ms, leased.worker, leased.bound) == (T0 + 777, "worker", False)
@@ -411,11 +411,11 @@ Try = Callable[[Batch, int], object]
 
 
 def enqueue(batch: Batch, now_ms: int) -> object:
-    return batch.enqueue([b"x"], now_ms, ZERO)
+    return batch.enqueue([b"x"], now_ms, ZERO, 0)
 
 
 def fetch(batch: Batch, now_ms: int) -> object:
-    return batch.fetch(1, 100, "", now_ms, ZERO, 1)
+    return batch.fetch(1, 100, "", now_ms, ZERO, 0, 1)
 
 
 def ack_of(lease_id: str) -> Try:
@@ -485,7 +485,7 @@ DECLINED: dict[str, tuple[Callable[[], Q], Try]] = {
     "the first task of a queue": (Q, enqueue),
     "a payload that is too long": (
         lambda: Q().add("a"),
-        lambda batch, now_ms: batch.enqueue([TOO_LONG], now_ms, ZERO),
+        lambda batch, now_ms: batch.enqueue([TOO_LONG], now_ms, ZERO, 0),
     ),
     "an id that a client took": (lambda: Q().add("2-0000000000000000"), enqueue),
     "an enqueue where ids are remembered": (remembering, enqueue),
@@ -544,7 +544,7 @@ def test_a_moment_before_anything_is_due_a_fetch_is_taken(what: str) -> None:
 
 
 def test_a_payload_of_just_the_limit_is_taken() -> None:
-    assert Batch(Q().add("a").state).enqueue([b"x" * PAYLOAD_BYTES_MAX], T0, ZERO)
+    assert Batch(Q().add("a").state).enqueue([b"x" * PAYLOAD_BYTES_MAX], T0, ZERO, 0)
 
 
 def test_a_queue_that_is_born_with_a_policy_of_its_own_is_born_by_decide() -> None:
@@ -563,15 +563,15 @@ def test_batch_after_batch_can_be_taken_back_and_gone_over_again(pack_from: int)
     states, logs = [q.state], []
     for _ in range(3):
         batch = Batch(states[-1])
-        assert batch.enqueue([b"x"], T0, digits(len(states)).encode())
-        [held] = batch.fetch(1, 100, "", T0, ZERO, 1)
+        assert batch.enqueue([b"x"], T0, digits(len(states)).encode(), 0)
+        [held] = batch.fetch(1, 100, "", T0, ZERO, 0, 1)
         assert batch.ack([held.lease_id], T0)
         states.append(batch.close())
         logs.append(batch.events)
     was = [dump(state) for state in states]
     for _ in range(2):
         again = Batch(states[1])
-        assert again.enqueue([b"other"], T0, digits(99).encode())
+        assert again.enqueue([b"other"], T0, digits(99).encode(), 0)
         other = again.close()
         assert [dump(state) for state in reversed(states)] == was[::-1]
         assert [task.payload for task in other.in_state("ready")][-1] == b"other"

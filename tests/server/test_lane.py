@@ -4,6 +4,8 @@ Lives here: what plain commands must not lose by being carried out as they are r
 of `decide` in tests/core/test_batch.py, and its replies against the model in spec/machine.
 """
 
+import random
+import re
 import socket
 from collections.abc import Coroutine
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from moxy.backends.base import CommitRefused
+from moxy.backends.base import CommitRefused, IdSource
 from moxy.backends.memory import MemoryBackend
 from moxy.requests import Turn
 from moxy.server.connection import Connection
@@ -30,9 +32,9 @@ OK = b"+OK\r\n"
 class Rig:
     """A connection, the lane and the service without a socket: turns are run by hand."""
 
-    def __init__(self, password: str = "") -> None:
+    def __init__(self, password: str = "", ids: IdSource | None = None) -> None:
         self.clock = FakeClock()
-        self.memory = MemoryBackend(self.clock, ZeroIds())
+        self.memory = MemoryBackend(self.clock, ids or ZeroIds())
         self.backend: Any = Tapped(self.memory)
         self.service = Service(self.backend, self.clock)
         self.lane = Lane(self.memory, self.service, self.clock)
@@ -116,6 +118,32 @@ def test_the_replies_are_those_of_the_usual_way() -> None:
             told.append(rig.ask(client, ENQUEUE, FETCH, ("MOXY.ACK", lease(1, 1))))
             assert rig.carried_out == (0 if declining else 3)
         assert told[0] == told[1]
+
+
+class SeededIds:
+    """Chance that is the same in every run."""
+
+    def __init__(self) -> None:
+        self._rng = random.Random(1)
+
+    def seed(self) -> int:
+        return self._rng.getrandbits(64)
+
+    def digits(self, count: int) -> bytes:
+        return self._rng.randbytes(count // 2).hex().encode()
+
+
+def test_no_nonce_is_given_twice_however_many_are_needed_at_a_time() -> None:
+    """They are drawn a thousand at a time: some runs end where those do, some go over it, some need more."""
+    rig = Rig(ids=SeededIds())
+    client = rig.connection()
+    told = rig.ask(client, ENQUEUE)
+    for count in (*[1] * 1030, *[7] * 150, 3000, 3000):
+        told += rig.ask(client, *[ENQUEUE] * count) + rig.ask(client, *[FETCH] * count)
+    made = re.findall(rb"[-:]([0-9a-f]{16})\r", told)
+    # A FETCH tells a lease and a task, whose nonce came with its ENQUEUE.
+    assert (len(made), len(set(made))) == (1 + 3 * 8080, 1 + 2 * 8080)
+    assert rig.carried_out == 2 * 8080, "they did not take the lane"
 
 
 WORDS: list[tuple[str | int, ...]] = [

@@ -3,7 +3,6 @@
 Lives here: the server around the lane. Must not: what can be seen without a socket, which is in test_lane.
 """
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -655,28 +654,6 @@ def test_a_lease_of_the_lane_ends_when_its_time_is_up(moxy: House, other: Client
     assert other("MOXY.ACK", lease(1, 1)).code == "NOLEASE"
 
 
-class SeededIds:
-    """Chance that is the same in every run."""
-
-    def __init__(self) -> None:
-        self._rng = random.Random(1)
-
-    def seed(self) -> int:
-        return self._rng.getrandbits(64)
-
-    def digits(self, count: int) -> bytes:
-        return self._rng.randbytes(count // 2).hex().encode()
-
-
-def test_no_two_ids_of_the_lane_have_the_same_nonce() -> None:
-    with serving(ids=SeededIds()) as house, house.client() as client:
-        told = [client(*ENQUEUE)[1]]
-        for _ in range(3):
-            told += [reply[1] for reply in client.pipeline(*[ENQUEUE] * 50, *[FETCH] * 50)]
-        nonces = {name.decode().replace(":", "-").rsplit("-", 1)[1] for name in told}
-        assert len(nonces) == len(told) == 301
-
-
 # Beneath
 
 
@@ -694,7 +671,7 @@ def test_queues_can_be_frozen_slice_by_slice_while_plain_commands_come() -> None
         for queue in queues:
             batch = backend.plain().batch(queue)
             assert batch is not None
-            assert batch.enqueue([b"y"], 0, b"0" * 16)
+            assert batch.enqueue([b"y"], 0, b"0" * 16, 0)
     assert {image.name: len(list(image.tasks)) for image in images} == dict.fromkeys(queues, 1)
     backend.thaw()
     assert {len(state.tasks) for state in backend.states().values()} == {5}
