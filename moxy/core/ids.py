@@ -115,7 +115,8 @@ def raw_queue(lease_id: bytes) -> bytes:
 
 
 def raw_number(lease_id: bytes, start: i64) -> int:
-    """The task's number in a lease id of a queue whose name and colon end at `start`; of any other id, any number."""
+    """The task's number in a lease id of a queue whose name and colon end at `start`. Of what is no lease id it is any
+    number, and not the same in both forms: the lease that is found by it has to be compared."""
     if not IS_COMPILED:
         try:
             return int(lease_id[start : lease_id.index(b":", start)])

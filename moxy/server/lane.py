@@ -29,11 +29,11 @@ _ENQUEUE: Final = b"MOXY.ENQUEUE"
 _FETCH: Final = b"MOXY.FETCH"
 _ACK: Final = b"MOXY.ACK"
 _NONCES: Final = 1024
-"""Drawn at a time."""
+"""Drawn at a time: no run needs more."""
 _NO_LEASES: Final[list[Held]] = []
 """Of a run that fetches nothing. A list costs more than what it would hold."""
 _PIECE_BYTES: Final = 1024 * 1024
-"""Of one run of replies, about: a slow reader is written to in pieces."""
+"""Of what is told at a time, about: a slow reader is written to in pieces."""
 
 
 class Waiting(Protocol):
@@ -45,8 +45,8 @@ class Waiting(Protocol):
 
 @final
 class Told:
-    """The replies of one run of plain commands of one client, and the leases that they carry. They may leave when they
-    are `ready`: when the turn that they belong to is over."""
+    """The replies of plain commands in a row of one client, and the leases that they carry, with their tasks. They may
+    leave when they are `ready`: when the turn that they belong to is over."""
 
     __slots__ = ("count", "leases", "output", "ready")
 
@@ -95,7 +95,7 @@ class Lane:
         self.lease_ms = 0
         """The timeout of the FETCH before, as its client wrote it, and read."""
         self.used_bytes: i64 = 0
-        """How much the latest habitual run was."""
+        """How much the latest `take_habitual` took."""
         self._output: Final = BytesWriter()
         """For one run after the other: it need not grow again."""
         self._nonces = b""
@@ -145,7 +145,7 @@ class Lane:
 
     def take_habitual(self, habit: Habit, data: bytes, worker: str, resp3: bool) -> Told | None:
         """`take`, of what a client sent and is as it always says it: `used_bytes` of `data` were that."""
-        kind, found, step, words = habit.find(data, 0)
+        kind, found, stop, words = habit.find(data, 0)
         if not found:
             return None
         self._begin_run()
@@ -168,10 +168,13 @@ class Lane:
                 taken = batch.ack(words, self._now_ms)
                 output.write(OK * taken)
             count += taken
-            used += taken * step
-            if used == end or taken < found or len(output) >= _PIECE_BYTES:
+            if taken < found:
+                used = habit.find(data, used, taken)[2]
                 break
-            kind, found, step, words = habit.find(data, used)
+            used = stop
+            if used == end or len(output) >= _PIECE_BYTES:
+                break
+            kind, found, stop, words = habit.find(data, used)
         self.used_bytes = used
         return self._told_of(output, count, leases)
 
@@ -203,7 +206,7 @@ class Lane:
     ) -> list[Held]:
         """The leases of as many of them as could be carried out here."""
         drawn = self._draw(count)
-        leased = batch.fetch(count, lease_ms, worker, self._now_ms, self._nonces, drawn, _PIECE_BYTES)
+        leased = batch.fetch(count, lease_ms, worker, self._now_ms, self._nonces, drawn, _PIECE_BYTES - len(output))
         for held in leased:
             replies.put_fetched(output, held.lease_id, held.task_id, held.fresh.payload, resp3)
         return leased
@@ -263,11 +266,11 @@ class Lane:
         return True
 
     def _draw(self, count: i64) -> i64:
-        """Where in `_nonces` so many begin that nobody has had."""
+        """Where in `_nonces` so many begin that nobody has had. Those that are not needed in the end are lost."""
         drawn = self._drawn
         end = drawn + count * ids.NONCE_DIGITS
         if end > len(self._nonces):
-            self._nonces = self._plain.digits(int(max(count, _NONCES)) * ids.NONCE_DIGITS)
+            self._nonces = self._plain.digits(_NONCES * ids.NONCE_DIGITS)
             drawn, end = 0, count * ids.NONCE_DIGITS
         self._drawn = end
         return drawn

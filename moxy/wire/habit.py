@@ -18,6 +18,8 @@ from moxy.wire.scan import find_bulk
 ENQUEUE: Final = 1
 FETCH: Final = 2
 ACK: Final = 3
+RUN_MAX: Final = 1000
+"""Most commands that are found at a time: whoever carries them out looks up in between."""
 _NO_WORDS: Final[list[bytes]] = []
 
 
@@ -25,7 +27,7 @@ _NO_WORDS: Final[list[bytes]] = []
 class _Shape:
     """Commands that differ in their last word alone, and mostly not in how long it is."""
 
-    __slots__ = ("_head", "_like", "_size", "step")
+    __slots__ = ("_head", "_like", "_size", "end")
 
     def __init__(self, head: bytes) -> None:
         """`head`: what comes before the size of the last word."""
@@ -33,44 +35,34 @@ class _Shape:
         self._like = head + b"0\r\n"
         """Of the latest one, all that came before its last word, and how long that was."""
         self._size: i64 = 0
-        self.step: i64 = len(self._like) + 2
-        """How long the latest one was, all in all."""
+        self.end: i64 = 0
+        """Where what was found ends."""
 
-    def find(self, data: bytes, at: i64) -> list[bytes]:
-        """The last words of those that follow each other from `at` on, all of them as long as the first."""
-        words = self._of_the_same_length(data, at)
-        if not words and self._measure(data, at):
-            words = self._of_the_same_length(data, at)
-        return words
-
-    def _of_the_same_length(self, data: bytes, at: i64) -> list[bytes]:
-        like, size, step = self._like, self._size, self.step
+    def find(self, data: bytes, at: i64, most: i64) -> list[bytes]:
+        """The last words of those that follow each other from `at` on, `most` of them at most."""
+        like, size = self._like, self._size
         end: i64 = len(data)
         words = _NO_WORDS
-        while at + step <= end:
+        while at < end and most > 0:
             start = at + len(like)
             stop = start + size
-            if data[at:start] != like or data[stop] != 13 or data[stop + 1] != 10:
-                break
+            if stop + 2 > end or data[at:start] != like or data[stop] != 13 or data[stop + 1] != 10:
+                # It is not as long as the one before: find out how long it is.
+                start = at + len(self._head)
+                if data[at:start] != self._head:
+                    break
+                start, stop = find_bulk(data, start)
+                if stop < 0:
+                    break
+                like, size = data[at:start], stop - start
             if words is _NO_WORDS:
                 words = [data[start:stop]]
             else:
                 words.append(data[start:stop])
-            at += step
+            at = stop + 2
+            most -= 1
+        self._like, self._size, self.end = like, size, at
         return words
-
-    def _measure(self, data: bytes, at: i64) -> bool:
-        """Note how long the one at `at` is, if there is one, and all of it."""
-        start = at + len(self._head)
-        if data[at:start] != self._head:
-            return False
-        start, stop = find_bulk(data, start)
-        if stop < 0:
-            return False
-        self._like = data[at:start]
-        self._size = stop - start
-        self.step = stop + 2 - at
-        return True
 
 
 @final
@@ -91,23 +83,24 @@ class Habit:
             *(len(timeout), timeout),
         )
 
-    def find(self, data: bytes, at: i64) -> tuple[i64, i64, i64, list[bytes]]:
-        """The commands that follow each other from `at` on, of one kind and one length: of which kind, how many, how
-        long each is, and their last words, payloads or leases; those of fetches are not told, as they are all the same.
+    def find(self, data: bytes, at: i64, most: i64 = RUN_MAX) -> tuple[i64, i64, i64, list[bytes]]:
+        """The commands of one kind that follow each other from `at` on, at most `most`: of which kind, how many, where
+        they end, and their last words: payloads or leases. Those of fetches are not told: they are all the same.
 
-        None: there is no such command, or not all of it.
+        How many is 0: what is there is no such command, or not all of one.
         """
         if at + 7 > len(data):
-            return FETCH, 0, 0, _NO_WORDS
+            return FETCH, 0, at, _NO_WORDS
         if data[at + 1] == 50:  # *2
-            words = self._acks.find(data, at)
-            return ACK, len(words), self._acks.step, words
+            words = self._acks.find(data, at, most)
+            return ACK, len(words), self._acks.end, words
         if data[at + 6] == 50:  # the second digit of how long the verb is: $12
-            words = self._enqueues.find(data, at)
-            return ENQUEUE, len(words), self._enqueues.step, words
+            words = self._enqueues.find(data, at, most)
+            return ENQUEUE, len(words), self._enqueues.end, words
+        fetch = self._fetch
+        size: i64 = len(fetch)
         count: i64 = 0
-        step: i64 = len(self._fetch)
-        while data[at : at + step] == self._fetch:
-            at += step
+        while count < most and data[at : at + size] == fetch:
+            at += size
             count += 1
-        return FETCH, count, step, _NO_WORDS
+        return FETCH, count, at, _NO_WORDS

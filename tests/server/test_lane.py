@@ -215,6 +215,40 @@ def parsed(rig: Rig, client: Connection, *asked: tuple[str | int, ...]) -> list[
 
 
 @needs_source
+def pieces(client: Connection) -> list[bytes]:
+    """All that is to be said, as it is written."""
+    return list(iter(client.take_output, b""))
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known by heart", "parsed"])
+def test_replies_are_made_a_piece_at_a_time(known: bool) -> None:
+    """However short a FETCH is, however long its reply."""
+    rig = Rig()
+    client = known_by_heart(rig) if known else rig.connection()
+    rig.ask(client, *[("MOXY.MENQUEUE", "jobs", *[""] * 1000)] * 20)
+    before = rig.carried_out
+    rig.say(client, *[FETCH] * 19_000)
+    rig.turn()
+    sizes = list(map(len, pieces(client)))
+    assert sum(sizes) > 2 * MIB
+    assert max(sizes) < 1.3 * MIB
+    assert rig.carried_out - before > 9000, "they did not take the lane"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known by heart", "parsed"])
+def test_a_piece_has_one_reply_more_than_it_has_room_for(known: bool) -> None:
+    rig = Rig()
+    client = known_by_heart(rig) if known else rig.connection()
+    rig.ask(client, *[("MOXY.ENQUEUE", "jobs", "y" * (MIB - 200)) for _ in range(4)])
+    rig.ask(client, *[FETCH] * (3 if known else 0))  # the short ones of before
+    rig.say(client, FETCH, ENQUEUE, *[FETCH] * 3)
+    rig.turn()
+    assert [round(len(piece) / MIB) for piece in pieces(client)] == [2, 2]
+
+
 def test_what_is_said_twice_in_a_row_is_known_by_heart() -> None:
     mail, later = ("MOXY.ENQUEUE", "mail", "x"), ("MOXY.FETCH", "jobs", 2000)
     rig = Rig()

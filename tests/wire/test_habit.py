@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from moxy.wire import scan
-from moxy.wire.habit import ACK, ENQUEUE, FETCH, Habit
+from moxy.wire.habit import ACK, ENQUEUE, FETCH, RUN_MAX, Habit
 from moxy.wire.resp import Parser
 from tests.wire.test_scan import command
 
@@ -41,21 +41,24 @@ def test_what_is_said_again_is_found(
     said = says(kind, last)
     for _ in range(2):  # when it is as long as the one before, and when it is not
         found = habit.find(before + said * count + after, len(before))
-        assert found == (kind, count, len(said), [] if kind == FETCH else [last] * count)
+        assert found == (kind, count, len(before + said * count), [] if kind == FETCH else [last] * count)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("kind", [ENQUEUE, ACK])
-def test_what_is_longer_or_shorter_is_the_next_run(habit: Habit, kind: int) -> None:
-    lasts = [b"a", b"b", b"cc", b"", b"d"]
-    data, at = b"".join(says(kind, last) for last in lasts), 0
-    runs: list[list[bytes]] = []
-    while at < len(data):
-        found, count, step, words = habit.find(data, at)
-        assert (found, count) == (kind, len(words))
-        runs.append(words)
-        at += count * step
-    assert runs == [[b"a", b"b"], [b"cc"], [b""], [b"d"]]
+def test_last_words_may_be_of_any_length(habit: Habit, kind: int) -> None:
+    lasts = [b"a", b"b", b"cc", b"", b"d" * 1024, b"e"]
+    data = b"".join(says(kind, last) for last in lasts)
+    assert habit.find(data + b"*", 0) == (kind, 6, len(data), lasts)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("kind", [ENQUEUE, FETCH, ACK])
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_no_more_are_found_than_are_asked_for(habit: Habit, kind: int, most: int) -> None:
+    said = says(kind, b"30000")
+    assert habit.find(said * 3, 0, most) == (kind, most, most * len(said), [] if kind == FETCH else [b"30000"] * most)
+    assert habit.find(said * (RUN_MAX + 1), 0)[1] == RUN_MAX
 
 
 OTHERS = {
@@ -113,8 +116,8 @@ def test_the_parser_would_have_found_the_same(pieces: list[bytes], at: int) -> N
     habit = Habit(b"jobs", b"30000")
     data = b"".join(pieces)
     for start in (at, 0, at):  # it remembers what it found
-        kind, count, step, words = habit.find(data, start)
+        kind, count, stop, words = habit.find(data, start)
         if count:
             lasts = [b"30000"] * count if kind == FETCH else words
             said = [[VERBS[kind], last] if kind == ACK else [VERBS[kind], b"jobs", last] for last in lasts]
-            assert Parser().feed(data[start : start + count * step]) == said
+            assert Parser().feed(data[start:stop]) == said
