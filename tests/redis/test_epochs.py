@@ -99,3 +99,17 @@ def test_a_new_epoch_voids_the_old_leases_however_many_and_no_new_one(server: Se
         assert stats.answer.ready == 1099  # type: ignore[union-attr]
 
     told(server, story)
+
+
+def test_a_loss_that_two_notice_at_the_same_time_is_told_once(server: Server) -> None:
+    """The look after a reconnect, and a turn that found something lost: the second reply comes while the first writes
+    the queue's name again."""
+
+    async def story(one: RedisBackend, other: RedisBackend) -> None:
+        await one.execute([EnqueueMany("jobs", (b"x",) * 3)])
+        one._seen["jobs"].seq += 7
+        await asyncio.gather(one.begin_epochs(), one.begin_epochs())
+        assert one.rollbacks == 1
+        assert (one._seen["jobs"].epoch, one.seq_of("jobs")) == (1, 3)
+
+    told(server, story)

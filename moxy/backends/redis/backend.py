@@ -351,12 +351,12 @@ class RedisBackend:
             head[5:8] = [0, 0, 0]  # the one verb that must run although something is lost
             job = Job(queue, "rollback", [*was], True)
             (reply,) = await self._link.run([self._call_of(queue, [*head, job.verb, 3, *was], True)])
-            if isinstance(reply, list) and reply[0] == 1 and reply[1] > was[0]:
-                if seen.epoch == was[0]:
-                    self.rollbacks += 1
-                    await self._write_name_again(queue)
-                    self._say("redis.rollback", queue=queue, epoch=reply[1], seq_seen=was[1], seq_found=reply[2] - 1)
+            if isinstance(reply, list) and reply[0] == 1 and reply[1] > was[0] and seen.epoch == was[0]:
+                # Before anything is waited for: a turn and the look after a reconnect may notice at the same time.
                 seen.epoch, seen.seq = reply[1], reply[3]
+                self.rollbacks += 1
+                self._say("redis.rollback", queue=queue, epoch=reply[1], seq_seen=was[1], seq_found=reply[2] - 1)
+                await self._write_name_again(queue)
             (result,) = self._results(queue, [job], reply)
             if isinstance(result, Refused):
                 return
