@@ -214,7 +214,6 @@ def parsed(rig: Rig, client: Connection, *asked: tuple[str | int, ...]) -> list[
         return told
 
 
-@needs_source
 def pieces(client: Connection) -> list[bytes]:
     """All that is to be said, as it is written."""
     return list(iter(client.take_output, b""))
@@ -249,6 +248,7 @@ def test_a_piece_has_one_reply_more_than_it_has_room_for(known: bool) -> None:
     assert [round(len(piece) / MIB) for piece in pieces(client)] == [2, 2]
 
 
+@needs_source
 def test_what_is_said_twice_in_a_row_is_known_by_heart() -> None:
     mail, later = ("MOXY.ENQUEUE", "mail", "x"), ("MOXY.FETCH", "jobs", 2000)
     rig = Rig()
