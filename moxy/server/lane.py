@@ -22,14 +22,14 @@ from moxy.core.errors import Refused
 from moxy.core.packing import Held
 from moxy.wire import replies
 from moxy.wire.arguments import fetch_timeout, queue_name
-from moxy.wire.habit import ENQUEUE, FETCH, Habit
+from moxy.wire.habit import ENQUEUE, FETCH, RUN_MAX, Habit
 from moxy.wire.resp import OK, Error, encode
 
 _ENQUEUE: Final = b"MOXY.ENQUEUE"
 _FETCH: Final = b"MOXY.FETCH"
 _ACK: Final = b"MOXY.ACK"
-_NONCES: Final = 1024
-"""Drawn at a time: no run needs more."""
+_NONCES: Final = RUN_MAX
+"""Drawn at a time: what the longest run needs."""
 _NO_LEASES: Final[list[Held]] = []
 """Of a run that fetches nothing. A list costs more than what it would hold."""
 _PIECE_BYTES: Final = 1024 * 1024

@@ -134,7 +134,7 @@ class SeededIds:
 
 
 def test_no_nonce_is_given_twice_however_many_are_needed_at_a_time() -> None:
-    """They are drawn a thousand at a time: some runs end where those do, some go over it, some need more."""
+    """They are drawn a thousand at a time: some runs end where those do, some go over it, some need all."""
     rig = Rig(ids=SeededIds())
     client = rig.connection()
     told = rig.ask(client, ENQUEUE)
@@ -223,13 +223,14 @@ MIB = 1024 * 1024
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known by heart", "parsed"])
-def test_replies_are_made_a_piece_at_a_time(known: bool) -> None:
-    """However short a FETCH is, however long its reply."""
+@pytest.mark.parametrize(("command", "count"), [(FETCH, 19_000), (ENQUEUE, 50_000)])
+def test_replies_are_made_a_piece_at_a_time(known: bool, command: tuple[str | int, ...], count: int) -> None:
+    """However short a command is, however long its reply."""
     rig = Rig()
     client = known_by_heart(rig) if known else rig.connection()
     rig.ask(client, *[("MOXY.MENQUEUE", "jobs", *[""] * 1000)] * 20)
     before = rig.carried_out
-    rig.say(client, *[FETCH] * 19_000)
+    rig.say(client, *[command] * count)
     rig.turn()
     sizes = list(map(len, pieces(client)))
     assert sum(sizes) > 2 * MIB
