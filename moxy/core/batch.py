@@ -80,13 +80,13 @@ class Batch:
         task_ids: list[bytes] = []
         if self._takes_all is None:
             self._takes_all = not (h.policy.max_ready or h.policy.ttl_ms)
-        if not self._takes_all or h.remembered or not h.born_ms or at_ms >= NEVER_MS:
+        if not self._takes_all or h.dedup is not None or not h.born_ms or at_ms >= NEVER_MS:
             return task_ids
         notes, befores, names = self.notes, self._befores, h.names
         for payload in payloads:
             number = h.next_number
             task_id = ids.raw_task_id(number, nonces[drawn : drawn + ids.NONCE_DIGITS])
-            if len(payload) > PAYLOAD_BYTES_MAX or (names and task_id.decode() in names):
+            if len(payload) > PAYLOAD_BYTES_MAX or (names is not None and task_id.decode() in names):
                 break
             seq = h.seq + 1
             put_fresh(h, number, task_id, payload, 0, at_ms)
@@ -108,38 +108,45 @@ class Batch:
         h = self.heart
         at_ms = max(now_ms, h.at_ms)
         leased: list[Held] = []
-        if h.remembered or h.paused or h.moved or h.soonest_ms <= at_ms or at_ms >= NEVER_MS or not h.born_ms:
+        if (
+            h.dedup is not None
+            or h.paused
+            or h.moved is not None
+            or h.soonest_ms <= at_ms
+            or at_ms >= NEVER_MS
+            or not h.born_ms
+        ):
             return leased
         notes, befores, tasks = self.notes, self._befores, h.tasks
         deadline_ms = at_ms + (lease_ms or h.policy.lease_ms)
-        for lane in h.urgent:
-            while count > 0 and bytes_max > 0:
-                number = lane.first()
-                if number is None:
-                    break  # on to what is less urgent
-                fresh = tasks[number]
-                if isinstance(fresh, bytes):
-                    fresh = unpack(fresh)
-                if isinstance(fresh, Fresh):
-                    task_id, payload = fresh.task_id, fresh.payload
-                elif isinstance(fresh, Task):
-                    if fresh.tally is not NO_TALLY or fresh.options is not NO_OPTIONS or fresh.expires_ms:
-                        return leased
-                    task_id, payload = fresh.task_id.encode(), fresh.payload
-                else:
+        while count > 0 and bytes_max > 0:
+            lane = h.first_lane()
+            number = lane.first()
+            if number is None:
+                break
+            fresh = tasks[number]
+            if isinstance(fresh, bytes):
+                fresh = unpack(fresh)
+            if isinstance(fresh, Fresh):
+                task_id, payload = fresh.task_id, fresh.payload
+            elif isinstance(fresh, Task):
+                if fresh.tally is not NO_TALLY or fresh.options is not NO_OPTIONS or fresh.expires_ms:
                     return leased
-                seq, token = h.seq + 1, h.last_token + 1
-                nonce = nonces[drawn : drawn + ids.NONCE_DIGITS]
-                lease_id = ids.raw_lease_id(notes.raw_queue, number, token, nonce)
-                held = Held(fresh, task_id, lease_id, token, deadline_ms, at_ms, worker, False)
-                lease_first(h, lane, number, number, fresh, held, token, deadline_ms)
-                h.seq, h.at_ms = seq, at_ms
-                notes.leased(seq, at_ms, number, task_id, lease_id, token, deadline_ms, worker)
-                befores.append(fresh)
-                leased.append(held)
-                drawn += ids.NONCE_DIGITS
-                count -= 1
-                bytes_max -= len(payload)
+                task_id, payload = fresh.task_id.encode(), fresh.payload
+            else:
+                return leased
+            seq, token = h.seq + 1, h.last_token + 1
+            nonce = nonces[drawn : drawn + ids.NONCE_DIGITS]
+            lease_id = ids.raw_lease_id(notes.raw_queue, number, token, nonce)
+            held = Held(fresh, task_id, lease_id, token, deadline_ms, at_ms, worker, False)
+            lease_first(h, lane, number, number, fresh, held, token, deadline_ms)
+            h.seq, h.at_ms = seq, at_ms
+            notes.leased(seq, at_ms, number, task_id, lease_id, token, deadline_ms, worker)
+            befores.append(fresh)
+            leased.append(held)
+            drawn += ids.NONCE_DIGITS
+            count -= 1
+            bytes_max -= len(payload)
         return leased
 
     def ack(self, lease_ids: list[bytes], now_ms: int) -> int:
@@ -147,7 +154,7 @@ class Batch:
         leases: the next one is declined."""
         h = self.heart
         at_ms = max(now_ms, h.at_ms)
-        if h.remembered or not h.born_ms or at_ms >= NEVER_MS:
+        if h.dedup is not None or not h.born_ms or at_ms >= NEVER_MS:
             return 0
         notes, befores, tasks, names = self.notes, self._befores, h.tasks, h.names
         start = len(notes.raw_queue) + 1
@@ -159,7 +166,7 @@ class Batch:
             if not isinstance(held, Held) or held.bound or held.lease_id != lease_id:
                 break
             task_id = held.task_id
-            if names:
+            if names is not None:
                 names.pop(task_id.decode(), None)
             seq = h.seq + 1
             drop_held(h, number, held)

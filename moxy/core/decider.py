@@ -164,7 +164,7 @@ def _enqueue_many(state: QueueState, h: Heart, c: Enqueue | EnqueueMany, now_ms:
 def _enqueued(h: Heart, c: Enqueue, payload: bytes, now_ms: int, seed: int, draw: int) -> Enqueued:
     number = h.next_number
     task_id = c.task_id or ids.task_id(number, ids.digits(ids.nonce(seed, draw)))
-    if not c.task_id and (task_id in h.names or h.remembered):
+    if not c.task_id and (h.dedup is not None or (h.names is not None and task_id in h.names)):
         task_id = _free_id(h, number, now_ms, ids.nonce(seed, draw))
     delay_ms, ttl_ms = c.delay_ms, c.ttl_ms
     if ttl_ms == UNSET:

@@ -122,13 +122,13 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
         raise IllegalEvent(f"priorities are 0 to {PRIORITY_MAX}", e, f"queue {h.name!r}")
     is_named = not tells_number(task_id, number)
     if (
-        task_id in h.names
         # An id that tells this number can be no other task's, unless that one is named.
+        (h.names is not None and task_id in h.names)
         or (is_named and h.number_of(task_id) is not None)
-        or (h.remembered and h.knows(task_id, at_ms))
+        or (h.dedup is not None and h.dedup.knows(task_id, at_ms))
     ):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
-    before = _forget(h, None, at_ms, task_id) if h.remembered else None
+    before = None if h.dedup is None else _forget(h, None, at_ms, task_id)
     if due_ms or expires_ms or lease_ms or dedup_ms or most != -1:
         to = _moved(NEW, "enqueue_later" if due_ms else "enqueue", e)
         options = Options(most, lease_ms, dedup_ms)
@@ -138,7 +138,7 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
         h.swap(None, task)
     else:
         if is_named:
-            h.names[task_id] = number
+            h.name_it(task_id, number)
         put_fresh(h, number, task_id.encode(), payload, priority, at_ms)
         return before
     h.next_number = number + 1
@@ -152,10 +152,7 @@ def put_fresh(h: Heart, number: int, task_id: bytes, payload: bytes, priority: i
         h.tasks[number] = Fresh(task_id, payload, priority, at_ms)
     else:
         h.tasks[number] = pack(task_id, payload, priority, at_ms)
-    lane = h.lanes[priority]
-    if lane is None:
-        lane = h.lane(priority)
-    lane.add(number)
+    h.lane(priority).add(number)
     h.next_number = number + 1
     h.enqueued += 1
 
@@ -198,11 +195,10 @@ def _leased(h: Heart, e: Leased, fields: Fields) -> Undo:
                 h.swap(task, new)
                 h.last_token = token
                 h.leased += 1
-                return _forget(h, task, e.at_ms) if h.remembered else task
+                return task if h.dedup is None else _forget(h, task, e.at_ms)
     _check_token(h, e, token)
-    lane = h.lanes[priority]
-    lease_first(h, h.lane(priority) if lane is None else lane, place, number, entry, new, token, deadline_ms)
-    return _forget(h, entry, e.at_ms) if h.remembered else entry
+    lease_first(h, h.lane(priority), place, number, entry, new, token, deadline_ms)
+    return entry if h.dedup is None else _forget(h, entry, e.at_ms)
 
 
 def _check_token(h: Heart, e: Leased, token: int) -> None:
@@ -243,10 +239,10 @@ def _acked(h: Heart, e: Acked, fields: Fields) -> Undo:
             h.acked += 1
             return _remember(h, task, e.at_ms)
         entry = task
-    if h.names:
-        h.names.pop(task_id, None)
+    if h.names is not None:
+        h.unname(task_id)
     drop_held(h, number, entry)
-    return _forget(h, entry, e.at_ms) if h.remembered else entry
+    return entry if h.dedup is None else _forget(h, entry, e.at_ms)
 
 
 def drop_held(h: Heart, number: int, old: Entry) -> None:
@@ -436,7 +432,7 @@ def _keep(h: Heart, e: TaskEvent, old: Task, new: Task | None, count: int) -> Un
     h.counts[count] += 1
     if new is None and old.options.dedup_ms:
         return _remember(h, old, e.at_ms)
-    return _forget(h, old, e.at_ms) if h.remembered else old
+    return old if h.dedup is None else _forget(h, old, e.at_ms)
 
 
 def _remember(h: Heart, task: Task, at_ms: int, changes: Changes | None = None) -> Changes:
@@ -461,10 +457,10 @@ def _forget(h: Heart, old: Entry | None, at_ms: int, task_id: str = "") -> Undo:
 def _forget_lapsed(h: Heart, at_ms: int, changes: Changes) -> None:
     """By the event's time, so that a replay does the same."""
     for _ in range(_FORGET_PER_EVENT):
-        key = h.forgetting.first()
-        if key is None or key[0] > at_ms:
+        task_id = None if h.dedup is None else h.dedup.lapsed(at_ms)
+        if task_id is None:
             break
-        _forget_one(h, h.forgotten[key[2]], changes)
+        _forget_one(h, task_id, changes)
 
 
 def _forget_one(h: Heart, task_id: str, changes: Changes) -> None:

@@ -144,7 +144,7 @@ class Folding:
             if h.number_of(name) is not None:
                 return False
             h.name_it(name, number)
-        elif h.names and task_id.decode() in h.names:
+        elif h.names is not None and task_id.decode() in h.names:
             return False
         self._at = end
         put_fresh(h, number, task_id, payload, priority, at_ms)
@@ -164,10 +164,9 @@ class Folding:
             fresh = unpack(fresh)
         if not isinstance(fresh, Fresh):
             return False
-        lane = h.lanes[fresh.priority]
+        lane = h.lane(fresh.priority)
         if (
-            lane is None
-            or fresh.task_id != task_id
+            fresh.task_id != task_id
             or not _follows(h, seq, at_ms)
             or token <= h.last_token
             or deadline_ms < 0
@@ -197,8 +196,8 @@ class Folding:
             or not _follows(h, seq, at_ms)
         ):
             return False
-        if h.names:
-            h.names.pop(task_id.decode(), None)
+        if h.names is not None:
+            h.unname(task_id.decode())
         drop_held(h, number, held)
         h.seq, h.at_ms = seq, at_ms
         return True
@@ -310,7 +309,7 @@ class Folding:
 
 def _follows(h: Heart, seq: i64, at_ms: i64) -> bool:
     """Whether a plain event of that sequence and time is next, and the queue has nothing unusual to do with it."""
-    return seq == h.seq + 1 and at_ms >= h.at_ms and not h.remembered and h.born_ms != 0
+    return seq == h.seq + 1 and at_ms >= h.at_ms and h.dedup is None and h.born_ms != 0
 
 
 def _big_endian(raw: bytes, at: i64, width: i64) -> i64:

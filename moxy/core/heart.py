@@ -9,12 +9,13 @@ Leaving and joining an order is O(1) for what a busy queue does all day, O(log n
 from collections.abc import Iterable, Iterator
 from typing import Final, final
 
+from moxy.core.dedup import Dedup
 from moxy.core.ids import tells_number
-from moxy.core.lifecycle import DEAD, EXPIRED, FAILED, PROCESSING, READY, SCHEDULED
+from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.order import Key, Order
-from moxy.core.packing import Entry, Held, can_be_packed, pack, unfold, unpack
+from moxy.core.packing import Entry, Held, unfold, unpack
 from moxy.core.policy import Policy
-from moxy.core.shelves import NUMBER_MAX, WIDTH, Shelves
+from moxy.core.shelves import WIDTH, Shelves
 from moxy.core.tasks import PRIORITY_MAX, Image, Task, Totals
 
 MATURED: Final = 0
@@ -46,6 +47,10 @@ class Heart:
 
     Ready tasks stand in a lane per priority, by place. A place is the task's number until a redrive gives it another:
     `moved` tells the number of such a place. The other orders hold keys that end with the number.
+
+    With ten thousand queues, none is in the processor's cache when its turn comes, and a command costs as many waits
+    for memory as there are lines of 64 bytes that it reads. So what every command reads stands first, side by side
+    (mypyc keeps attributes in the order of `__init__`), and what most queues never need is None until it is needed.
     """
 
     __slots__ = (
@@ -54,11 +59,9 @@ class Heart:
         "born_ms",
         "counts",
         "dead",
+        "dedup",
         "enqueued",
         "expiring",
-        "forgetting",
-        "forgotten",
-        "lanes",
         "last_token",
         "leased",
         "limbo",
@@ -68,9 +71,9 @@ class Heart:
         "next_number",
         "pack_from",
         "paused",
+        "plain",
         "policy",
         "processing",
-        "remembered",
         "scheduled",
         "seq",
         "shadow",
@@ -81,67 +84,84 @@ class Heart:
     )
 
     def __init__(self, name: str, policy: Policy) -> None:
-        self.name: Final = name
-        self.policy = policy
         self.seq = 0
         self.at_ms = 0
         self.born_ms = 0
-        self.paused = False
+        self.name: Final = name
+        self.policy = policy
+        self.tasks: Final = Shelves()
+        """By number, in full or in short. Read single ones by `task`."""
+        self.plain: Order[int] = Order()
+        """The lane of the tasks of priority 0, which nearly all have."""
+        self.urgent: list[Order[int]] | None = None
+        """The lanes of the priorities above, the least urgent first; None while there was none of them."""
         self.next_number = 1
         self.last_token = 0
         self.enqueued = 0
         self.leased = 0
         self.acked = 0
+        self.dedup: Dedup | None = None
+        """Ids of tasks that are gone; None when there are none."""
+        self.names: dict[str, int] | None = None
+        """By id, except those that tell the number themselves (`ids.tells_number`); None until there is one."""
+        self.moved: dict[int, int] | None = None
+        """By place, where it is not the number; None while there is none."""
+        self.shadow: dict[int, Entry | None] | None = None
+        """While the tasks are frozen: what was there of those that changed since."""
+        self.soonest_ms = NEVER_MS
+        """Nothing is due before: a bound, made exact when its time has come."""
+        self.young: Final[set[int]] = set()
+        """Numbers of leased tasks that are not in `processing` yet. Most leases end before anybody asks for the order
+        of deadlines, and never stand in it."""
+        self.pack_from = PACK_FROM
+        self.paused = False
+        # From here on what is seldom looked at.
         self.counts: list[int] = [0] * COUNTS
         """How often the rest happened. The three above happen all day, and an item of a list costs compiled code ten
         times an attribute."""
-        self.tasks: Final = Shelves()
-        """By number, in full or in short. Read single ones by `task`."""
-        self.names: dict[str, int] = {}
-        """By id, except those that tell the number themselves (`ids.tells_number`)."""
-        self.pack_from = PACK_FROM
-        self.shadow: dict[int, Entry | None] | None = None
-        """While the tasks are frozen: what was there of those that changed since."""
-        self.lanes: list[Order[int] | None] = [None] * (PRIORITY_MAX + 1)
-        self.urgent: list[Order[int]] = []
-        """The lanes that were ever used, most urgent first."""
-        self.moved: dict[int, int] = {}
         self.scheduled: Order[Key] = Order()
         self.processing: Order[Key] = Order()
         """Read it by `by_deadline`."""
-        self.young: set[int] = set()
-        """Numbers of leased tasks that are not in `processing` yet. Most leases end before anybody asks for the order
-        of deadlines, and never stand in it."""
         self.dead: Order[Key] = Order()
         self.expiring: Order[Key] = Order()
-        self.soonest_ms = NEVER_MS
-        """Nothing is due before: a bound, made exact when its time has come."""
         self.limbo = 0
         """How many tasks are between two events of one batch, in `expired` or `failed`."""
-        self.remembered: dict[str, tuple[int, int]] = {}
-        self.forgetting: Order[Key] = Order()
-        self.forgotten: dict[int, str] = {}
 
     def lane(self, priority: int) -> Order[int]:
         """Where ready tasks of that priority stand."""
-        lane = self.lanes[priority]
-        if lane is None:
-            lane = self.lanes[priority] = Order()
-            self.urgent = _by_urgency(self.lanes)
-        return lane
+        if not priority:
+            return self.plain
+        if self.urgent is None:
+            self.urgent = [Order() for _ in range(PRIORITY_MAX)]
+        return self.urgent[priority - 1]
+
+    def lanes(self) -> list[Order[int]]:
+        """All lanes, most urgent first."""
+        return [self.plain] if self.urgent is None else [*reversed(self.urgent), self.plain]
+
+    def first_lane(self) -> Order[int]:
+        """The lane that a FETCH takes from (docs/semantics.md, Order). It is empty if no task is ready."""
+        if self.urgent is not None:
+            for lane in reversed(self.urgent):
+                if lane.first() is not None:
+                    return lane
+        return self.plain
 
     def first_ready(self) -> Task | None:
-        """The task that a FETCH gets (docs/semantics.md, Order)."""
-        for lane in self.urgent:
-            place = lane.first()
-            if place is not None:
-                number = self.moved.get(place, place) if self.moved else place
-                entry = self.tasks[number]
-                if isinstance(entry, bytes):
-                    # It is about to be used: by the FETCH, and by the event that follows.
-                    entry = self.tasks[number] = unpack(entry)
-                return unfold(number, entry)
-        return None
+        """The task that a FETCH gets."""
+        place = self.first_lane().first()
+        if place is None:
+            return None
+        number = self.number_at(place)
+        entry = self.tasks[number]
+        if isinstance(entry, bytes):
+            # It is about to be used: by the FETCH, and by the event that follows.
+            entry = self.tasks[number] = unpack(entry)
+        return unfold(number, entry)
+
+    def number_at(self, place: int) -> int:
+        """The number of the task that has that place."""
+        return place if self.moved is None else self.moved.get(place, place)
 
     def task(self, number: int) -> Task | None:
         """The task with that number, or None."""
@@ -156,7 +176,7 @@ class Heart:
 
     def number_of(self, task_id: str) -> int | None:
         """The number of the live or dead task with that id, or None."""
-        number = self.names.get(task_id)
+        number = None if self.names is None else self.names.get(task_id)
         if number is None:
             digits, dash, _ = task_id.partition("-")
             if dash and digits.isdecimal() and len(digits) < 20:
@@ -168,7 +188,7 @@ class Heart:
     def ready_count(self) -> int:
         """How many tasks are ready."""
         count = 0
-        for lane in self.urgent:
+        for lane in self.lanes():
             count += len(lane)
         return count
 
@@ -181,12 +201,13 @@ class Heart:
         if order != READY:
             return self._order(order).following(key, count)
         found: list[Key] = []
-        for priority in range(PRIORITY_MAX, -1, -1):
-            lane, rank = self.lanes[priority], PRIORITY_MAX - priority
-            if lane is not None and (key is None or rank >= key[0]):
+        lanes = self.lanes()
+        for at, lane in enumerate(lanes):
+            rank = at + PRIORITY_MAX + 1 - len(lanes)
+            if key is None or rank >= key[0]:
                 after = key[1] if key is not None and rank == key[0] else None
                 places = lane.following(after, count - len(found))
-                found += [(rank, place, self.moved.get(place, place)) for place in places]
+                found += [(rank, place, self.number_at(place)) for place in places]
         return found
 
     def holds(self, order: str, key: Key) -> bool:
@@ -194,8 +215,7 @@ class Heart:
         if order != READY:
             return key in self._order(order)
         rank, place, number = key
-        lane = self.lanes[PRIORITY_MAX - rank]
-        return lane is not None and place in lane and self.moved.get(place, place) == number
+        return place in self.lane(PRIORITY_MAX - rank) and self.number_at(place) == number
 
     def _order(self, name: str) -> Order[Key]:
         if name == SCHEDULED:
@@ -204,7 +224,9 @@ class Heart:
             return self.by_deadline()
         if name == DEAD:
             return self.dead
-        return self.expiring if name == EXPIRING else self.forgetting
+        if name == EXPIRING:
+            return self.expiring
+        return Order() if self.dedup is None else self.dedup.order()
 
     def by_deadline(self) -> Order[Key]:
         """Where the tasks under a lease stand: each lease is put in its place once at most, when somebody asks."""
@@ -227,11 +249,8 @@ class Heart:
 
     def oldest_ready_ms(self) -> int | None:
         """When the ready task with the earliest place got it; None when nothing is ready."""
-        places = [place for lane in self.urgent if (place := lane.first()) is not None]
-        if not places:
-            return None
-        place = min(places)
-        return self.the_task(self.moved.get(place, place)).placed_ms
+        places = [place for lane in self.lanes() if (place := lane.first()) is not None]
+        return self.the_task(self.number_at(min(places))).placed_ms if places else None
 
     def next_due_ms(self) -> int | None:
         """When time next causes an event here: a deadline, a TTL or a due time; None when nothing waits for time."""
@@ -256,32 +275,50 @@ class Heart:
         """Whether enqueueing this id would create nothing (I14)."""
         if self.number_of(task_id) is not None:
             return True
-        memory = self.remembered.get(task_id)
-        return memory is not None and now_ms < memory[0]
+        return self.dedup is not None and self.dedup.knows(task_id, now_ms)
 
     def swap(self, old: Task | None, new: Task | None) -> None:
         """Put `new` in the place of `old`, in every structure. None: not there before, or not any more."""
         if old is not None:
             self._leave(old)
             if old.place != old.number:
-                del self.moved[old.place]
+                self._move_back(old.place)
             if new is None:
                 self.shade(old.number, old)
                 del self.tasks[old.number]
-                self.names.pop(old.task_id, None)
+                self.unname(old.task_id)
         if new is not None:
             self.shade(new.number, old)
             self.tasks[new.number] = new
             if old is None:
                 self.name_it(new.task_id, new.number)
             if new.place != new.number:
-                self.moved[new.place] = new.number
+                self.move(new.place, new.number)
             self._join(new)
 
     def name_it(self, task_id: str, number: int) -> None:
         """Let `number_of` find a new task."""
         if not tells_number(task_id, number):
+            if self.names is None:
+                self.names = {}
             self.names[task_id] = number
+
+    def unname(self, task_id: str) -> None:
+        """A task is gone, or will be at once."""
+        if self.names is not None:
+            self.names.pop(task_id, None)
+
+    def move(self, place: int, number: int) -> None:
+        """Let `number_at` find a task at a place that is not its number."""
+        if self.moved is None:
+            self.moved = {}
+        self.moved[place] = number
+
+    def _move_back(self, place: int) -> None:
+        if self.moved is not None:
+            del self.moved[place]
+            if not self.moved:
+                self.moved = None
 
     def shade(self, number: int, old: Entry | None) -> None:
         """Before a task changes, comes or goes: let who reads the frozen tasks find what was there."""
@@ -330,15 +367,21 @@ class Heart:
 
     def remember(self, task_id: str, until_ms: int, number: int) -> None:
         """Keep the id of a task that is gone."""
-        self.remembered[task_id] = (until_ms, number)
-        self.forgetting.add((until_ms, 0, number))
-        self.forgotten[number] = task_id
+        if self.dedup is None:
+            self.dedup = Dedup({})
+        self.dedup.remember(task_id, until_ms, number)
 
     def forget(self, task_id: str) -> None:
         """Drop an id that is remembered."""
-        until_ms, number = self.remembered.pop(task_id)
-        self.forgetting.remove((until_ms, 0, number))
-        del self.forgotten[number]
+        if self.dedup is not None:
+            self.dedup.forget(task_id)
+            if not self.dedup.ids:
+                self.dedup = None
+
+    @property
+    def remembered(self) -> dict[str, tuple[int, int]]:
+        """Ids of tasks that are gone but inside their dedup window, as id -> (until_ms, number): to be read."""
+        return {} if self.dedup is None else self.dedup.ids
 
     def totals(self) -> Totals:
         """How often each thing happened."""
@@ -397,78 +440,6 @@ class _FrozenTasks:
                 entry = self._shadow.get(number, entry)
                 if entry is not None:
                     yield unfold(number, entry)
-
-
-def _number(task: Task) -> int:
-    return task.number
-
-
-def heart_of(image: Image) -> Heart:
-    """The structures of a queue, made in one go from what cannot be derived.
-
-    Raises ValueError for a task in no state that can be kept, a number that none has, or two of one number or name.
-    """
-    h = Heart(image.name, image.policy)
-    h.seq, h.at_ms, h.born_ms, h.paused = image.seq, image.at_ms, image.born_ms, image.paused
-    h.next_number, h.last_token = image.next_number, image.last_token
-    t = image.totals
-    h.enqueued, h.leased, h.acked = t.enqueued, t.leased, t.acked
-    h.counts = [
-        t.matured,
-        t.extended,
-        t.expired,
-        t.failed,
-        t.released,
-        t.requeued,
-        t.dead_lettered,
-        t.redriven,
-        t.deleted,
-    ]
-    lanes: list[list[int]] = [[] for _ in range(PRIORITY_MAX + 1)]
-    places: dict[str, list[Key]] = {SCHEDULED: [], PROCESSING: [], DEAD: []}
-    ttls: list[Key] = []
-    for task in sorted(image.tasks, key=_number):
-        state, number = task.state, task.number
-        if not 0 <= number <= NUMBER_MAX:
-            raise ValueError(f"task {task.task_id!r} has the number {number}")
-        if (task.lease is not None) != (state == PROCESSING) or (task.death is not None) != (state == DEAD):
-            raise ValueError(f"task {task.task_id!r} is {state}, its lease {task.lease} and its death {task.death}")
-        if state == READY:
-            lanes[task.priority].append(task.place)
-        elif state in places:
-            places[state].append(place_of(task))
-        elif state in (EXPIRED, FAILED):
-            h.limbo += 1
-        else:
-            raise ValueError(f"task {task.task_id!r} is {state}")
-        if task.place != number:
-            h.moved[task.place] = number
-        if task.expires_ms:
-            ttl = ttl_place_of(task)
-            if ttl is not None:
-                ttls.append(ttl)
-        if number in h.tasks or h.number_of(task.task_id) is not None:
-            raise ValueError(f"task {task.task_id!r} is there twice, or another one with its number")
-        if len(h.tasks) >= h.pack_from and can_be_packed(task):
-            h.tasks[number] = pack(task.task_id.encode(), task.payload, task.priority, task.enqueued_ms)
-        else:
-            h.tasks[number] = task
-        h.name_it(task.task_id, number)
-    for priority, lane in enumerate(lanes):
-        if lane:
-            h.lanes[priority] = Order(lane)
-    h.urgent = _by_urgency(h.lanes)
-    h.scheduled, h.processing, h.dead = Order(places[SCHEDULED]), Order(places[PROCESSING]), Order(places[DEAD])
-    h.expiring = Order(ttls)
-    h.soonest_ms = h.next_due_ms() or NEVER_MS
-    h.remembered = image.remembered.copy()
-    h.forgotten = {number: task_id for task_id, (_, number) in h.remembered.items()}
-    h.forgetting = Order([(until_ms, 0, number) for until_ms, number in h.remembered.values()])
-    return h
-
-
-def _by_urgency(lanes: list[Order[int] | None]) -> list[Order[int]]:
-    return [lane for lane in reversed(lanes) if lane is not None]
 
 
 def _deadline_of(number: int, entry: Entry) -> Key:

@@ -23,26 +23,55 @@ _TRIM: Final = 256
 
 
 @final
+class _Heap(Generic[K]):
+    """Keys of which the first is at hand."""
+
+    __slots__ = ("_known", "keys")
+
+    def __init__(self, keys: list[K]) -> None:
+        """`keys` are kept, not copied."""
+        heapify(keys)
+        self.keys: Final[list[K]] = keys
+        """To be read."""
+        self._known: set[K] | None = None
+        """The same keys, for whoever asks if one is there; None while nobody has asked."""
+
+    def __contains__(self, key: K) -> bool:
+        """O(1), except for the first question ever: O(n)."""
+        if self._known is None:
+            self._known = set(self.keys)
+        return key in self._known
+
+    def push(self, key: K) -> None:
+        heappush(self.keys, key)
+        if self._known is not None:
+            self._known.add(key)
+
+    def pop(self) -> K:
+        key = heappop(self.keys)
+        if self._known is not None:
+            self._known.discard(key)
+        return key
+
+
+@final
 class Order(Generic[K]):
     """Keys in rising order, each at most once."""
 
-    __slots__ = ("_gone", "_head", "_late", "_late_keys", "_run")
+    __slots__ = ("_gone", "_head", "_late", "_run")
 
     def __init__(self, keys: Iterable[K] = ()) -> None:
         """`keys` may come in any order."""
         self._run: list[K] = sorted(keys)
         self._head = 0
         """Where in the run the keys begin that are still there. The one there is never in `_gone`."""
-        self._late: list[K] = []
-        """A heap. Its first is never in `_gone`."""
-        self._late_keys: set[K] | None = None
-        """What is in the heap, for whoever asks if a key is there; None while nobody has asked."""
+        self._late: _Heap[K] | None = None
+        """What came back into the middle; None while there is nothing. Its first is never in `_gone`."""
         self._gone: set[K] | None = None
         """Keys of run and heap that were removed; None while there are none."""
 
     def __len__(self) -> int:
-        count = len(self._run) - self._head + len(self._late)
-        return count if self._gone is None else count - len(self._gone)
+        return len(self._run) - self._head + self._late_count() - (0 if self._gone is None else len(self._gone))
 
     def __contains__(self, key: K) -> bool:
         """O(log n), except for the first question ever: O(n)."""
@@ -51,17 +80,15 @@ class Order(Generic[K]):
         at = bisect_left(self._run, key, self._head)
         if at < len(self._run) and self._run[at] == key:
             return True
-        if self._late_keys is None:
-            self._late_keys = set(self._late)
-        return key in self._late_keys
+        return self._late is not None and key in self._late
 
     def first(self) -> K | None:
         """The smallest key, or None."""
         run, head, late = self._run, self._head, self._late
         if head == len(run):
-            return late[0] if late else None
+            return None if late is None else late.keys[0]
         key = run[head]
-        return late[0] if late and late[0] < key else key
+        return late.keys[0] if late is not None and late.keys[0] < key else key
 
     def add(self, key: K) -> None:
         """Put in `key`, which must not be there."""
@@ -77,14 +104,14 @@ class Order(Generic[K]):
         elif self._head and key < run[self._head]:
             self._head -= 1
             run[self._head] = key
+        elif self._late is None:
+            self._late = _Heap([key])
         else:
-            heappush(self._late, key)
-            if self._late_keys is not None:
-                self._late_keys.add(key)
+            self._late.push(key)
 
     def remove(self, key: K) -> None:
         """Take out `key`, which must be there."""
-        run, head = self._run, self._head
+        run, head, late = self._run, self._head, self._late
         if head < len(run) and run[head] == key:
             self._head = head = head + 1
             if self._gone is not None:
@@ -92,21 +119,20 @@ class Order(Generic[K]):
             elif head >= _TRIM and head * 2 >= len(run):
                 del run[:head]
                 self._head = 0
-        elif self._late and self._late[0] == key:
-            heappop(self._late)
-            if self._late_keys is not None:
-                self._late_keys.discard(key)
+        elif late is not None and late.keys[0] == key:
+            late.pop()
             self._settle()
         else:
             if self._gone is None:
                 self._gone = set()
             self._gone.add(key)
-            if len(self._gone) >= _TRIM and len(self._gone) * 2 >= len(run) - head + len(self._late):
+            if len(self._gone) >= _TRIM and len(self._gone) * 2 >= len(run) - head + self._late_count():
                 self._sweep()
 
     def following(self, key: K | None, count: int) -> list[K]:
         """The first `count` keys above `key`, in order; None: from the first on."""
-        run, gone, late = self._run, self._gone, sorted(self._late)
+        run, gone = self._run, self._gone
+        late: list[K] = [] if self._late is None else sorted(self._late.keys)
         # What lies before the head is not sorted any more once a key has come back there.
         at = self._head if key is None else bisect_right(run, key, self._head)
         behind = 0 if key is None else bisect_right(late, key)
@@ -126,6 +152,9 @@ class Order(Generic[K]):
                 found.append(following)
         return found
 
+    def _late_count(self) -> int:
+        return 0 if self._late is None else len(self._late.keys)
+
     def _settle(self) -> None:
         """Something left the front: let a key that is there stand first again, in run and heap."""
         run, late, gone = self._run, self._late, self._gone
@@ -135,13 +164,12 @@ class Order(Generic[K]):
                 gone.discard(run[head])
                 head += 1
             self._head = head
-            while gone and late and late[0] in gone:
-                key = heappop(late)
-                gone.discard(key)
-                if self._late_keys is not None:
-                    self._late_keys.discard(key)
+            while gone and late is not None and late.keys and late.keys[0] in gone:
+                gone.discard(late.pop())
             if not gone:
                 self._gone = None
+        if late is not None and not late.keys:
+            self._late = None
         if self._head >= _TRIM and self._head * 2 >= len(run):
             del run[: self._head]
             self._head = 0
@@ -152,7 +180,6 @@ class Order(Generic[K]):
         if gone is not None:
             self._run = [key for key in self._run[self._head :] if key not in gone]
             self._head = 0
-            self._late = [key for key in self._late if key not in gone]
-            heapify(self._late)
-            self._late_keys = None
             self._gone = None
+            late = [] if self._late is None else [key for key in self._late.keys if key not in gone]
+            self._late = _Heap(late) if late else None

@@ -23,7 +23,7 @@ _NOWHERE: Final = -1 << 61
 
 @final
 class _Shelf:
-    """A place for each of `WIDTH` numbers, and how many are taken."""
+    """A place for each of `WIDTH` numbers, and how many were taken when it was left."""
 
     __slots__ = ("count", "entries")
 
@@ -40,18 +40,21 @@ class Shelves:
     """What a dict of number -> entry would be, always in rising order. Numbers are 0 to `NUMBER_MAX`; others can be
     asked for, and are not there."""
 
-    __slots__ = ("_count", "_near", "_near_key", "_shelves")
+    __slots__ = ("_far_count", "_near", "_near_count", "_near_entries", "_near_key", "_shelves")
 
     def __init__(self) -> None:
-        self._count = 0
+        self._near_key: i64 = _NOWHERE
+        self._near_entries = _NO_SHELF.entries
+        self._near_count: i64 = 0
+        """The shelf that was used last. The next number is mostly on the same, and what it takes to find it is here."""
+        self._far_count: i64 = 0
+        """How many are on all others."""
+        self._near = _NO_SHELF
         self._shelves: Final[dict[int, _Shelf]] = {}
         """By the number over `WIDTH`. None is empty, except for the nearest perhaps."""
-        self._near_key: i64 = _NOWHERE
-        self._near = _NO_SHELF
-        """The one that was used last. The next number is mostly on the same."""
 
     def __len__(self) -> int:
-        return self._count
+        return self._far_count + self._near_count
 
     def __iter__(self) -> Iterator[int]:
         """Numbers, rising. What happens meanwhile is not seen."""
@@ -76,8 +79,7 @@ class Shelves:
             return None
         at: i64 = number
         key = at >> _BITS
-        shelf = self._near if key == self._near_key else self._farther(key)
-        return None if shelf is None else shelf.entries[at & _MASK]
+        return self._near_entries[at & _MASK] if key == self._near_key or self._turns_to(key) else None
 
     def read(self, number: int) -> Entry | None:
         """`get` for another thread: it notes nothing."""
@@ -87,39 +89,40 @@ class Shelves:
     def __setitem__(self, number: int, entry: Entry) -> None:
         at: i64 = number
         key = at >> _BITS
-        shelf = self._near if key == self._near_key else self._farther(key)
-        if shelf is None:
+        if key != self._near_key and not self._turns_to(key):
             shelf = self._shelves[key] = _Shelf()
             self._turn_to(key, shelf)
-        entries, place = shelf.entries, at & _MASK
+        entries, place = self._near_entries, at & _MASK
         if entries[place] is None:
-            shelf.count += 1
-            self._count += 1
+            self._near_count += 1
         entries[place] = entry
 
     def __delitem__(self, number: int) -> None:
         at: i64 = number
         key = at >> _BITS
-        shelf = self._near if key == self._near_key else self._farther(key)
-        if shelf is None or shelf.entries[at & _MASK] is None:
+        if (key != self._near_key and not self._turns_to(key)) or self._near_entries[at & _MASK] is None:
             raise KeyError(number)
-        self._count -= 1
-        shelf.count -= 1
-        shelf.entries[at & _MASK] = None
+        self._near_count -= 1
+        self._near_entries[at & _MASK] = None
 
-    def _farther(self, key: i64) -> _Shelf | None:
-        """One that is not the nearest, and is it now; None: there is none."""
+    def _turns_to(self, key: i64) -> bool:
+        """Let one that is not the nearest be it. False: there is none."""
         shelf = self._shelves.get(key)
-        if shelf is not None:
-            self._turn_to(key, shelf)
-        return shelf
+        if shelf is None:
+            return False
+        self._turn_to(key, shelf)
+        return True
 
     def _turn_to(self, key: i64, shelf: _Shelf) -> None:
         """This one is the nearest now. Only here is an empty one let go of: in a queue whose workers keep up, each task
         leaves its shelf empty, and the next one is on the same."""
-        if not self._near.count and self._near_key != _NOWHERE:
+        if self._near_count:
+            self._near.count = self._near_count
+            self._far_count += self._near_count
+        elif self._near_key != _NOWHERE:
             del self._shelves[self._near_key]
-        self._near_key, self._near = key, shelf
+        self._near_key, self._near, self._near_entries, self._near_count = key, shelf, shelf.entries, shelf.count
+        self._far_count -= shelf.count
 
     def firsts(self) -> list[int]:
         """The first number of each shelf, in no order: whether it is taken or not, any that is there is less than

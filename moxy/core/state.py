@@ -23,11 +23,12 @@ from typing import Final, final
 
 from moxy.core.effects import happen
 from moxy.core.events import AnyEvent, Leased
-from moxy.core.heart import EXPIRING, FORGETTING, Heart, heart_of
+from moxy.core.heart import EXPIRING, FORGETTING, Heart
 from moxy.core.lifecycle import DEAD, PROCESSING, READY, SCHEDULED
 from moxy.core.notes import Notes
 from moxy.core.policy import Policy
 from moxy.core.reading import Memories, Names, OrderView, Tasks
+from moxy.core.restoring import heart_of
 from moxy.core.tasks import Image, Task, Totals
 from moxy.core.undoing import Changes, Undo, undo
 

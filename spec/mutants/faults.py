@@ -12,6 +12,7 @@ from spec.mutants.lua import LUA
 from spec.mutants.mutant import Mutant
 
 _EFFECTS: Final = "moxy/core/effects.py"
+_DEDUP: Final = "moxy/core/dedup.py"
 _HEART: Final = "moxy/core/heart.py"
 _DECIDER: Final = "moxy/core/decider.py"
 _SERVICE: Final = "moxy/service.py"
@@ -157,8 +158,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "priority-reversed",
             "The least urgent task is leased first.",
             _HEART,
-            "for lane in reversed(lanes) if",
-            "for lane in lanes if",
+            "for lane in reversed(self.urgent):",
+            "for lane in self.urgent:",
             _SHAPE,
         ),
         Mutant(
@@ -222,7 +223,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "dedup-window-ignored",
             "An id is forgotten with its task, whatever its DEDUP says.",
-            _HEART,
+            _DEDUP,
             "return memory is not None and now_ms < memory[0]",
             "return False",
             _SHAPE,
@@ -230,7 +231,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         Mutant(
             "dedup-window-one-long",
             "An id is still known at the very end of its window.",
-            _HEART,
+            _DEDUP,
             "return memory is not None and now_ms < memory[0]",
             "return memory is not None and now_ms <= memory[0]",
             _SHAPE,
@@ -247,7 +248,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "purge-leaves-the-name",
             "A deleted or purged task leaves its id behind.",
             _HEART,
-            "                self.names.pop(old.task_id, None)\n",
+            "                self.unname(old.task_id)\n",
             "",
             _SHAPE,
         ),

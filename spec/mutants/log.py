@@ -7,7 +7,7 @@ from typing import Final
 
 from spec.mutants.mutant import Mutant
 
-_HEART: Final = "moxy/core/heart.py"
+_RESTORING: Final = "moxy/core/restoring.py"
 _DURABLE: Final = "moxy/backends/durable.py"
 _JOURNAL: Final = "moxy/journal/journal.py"
 _FRAMES: Final = "moxy/journal/frames.py"
@@ -124,7 +124,7 @@ LOG: Final = (
     Mutant(
         "snapshot-misses-scheduled-tasks",
         "A state from a snapshot does not know which of its tasks are scheduled.",
-        _HEART,
+        _RESTORING,
         "Order(places[SCHEDULED])",
         "Order()",
         ("failures", "journal", "simulate"),

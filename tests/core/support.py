@@ -35,6 +35,7 @@ from moxy.core.commands import (
 )
 from moxy.core.decider import decide
 from moxy.core.decision import Decision
+from moxy.core.dedup import Dedup
 from moxy.core.errors import Refused
 from moxy.core.events import AnyEvent, DeadLettered, Event, Leased, Purged, Released, Requeued, TaskEvent
 from moxy.core.heart import Heart
@@ -86,14 +87,14 @@ def heart_like(truth: Persistent) -> Heart:
     h.counts = [matured, extended, *rest]
     for number, task in truth.tasks.items():
         h.tasks[number] = task
-    h.names, h.remembered = dict(truth.numbers), dict(truth.remembered)
+    h.names = dict(truth.numbers)
+    h.dedup = Dedup(dict(truth.remembered)) if truth.remembered else None
     for rank, place, number in truth.ready:
         h.lane(PRIORITY_MAX - rank).add(place)
         if place != number:
-            h.moved[place] = number
-    for field in ("scheduled", "processing", "dead", "expiring", "forgetting"):
+            h.move(place, number)
+    for field in ("scheduled", "processing", "dead", "expiring"):
         setattr(h, field, Order(getattr(truth, field)))
-    h.forgotten = dict(truth.forgotten_names)
     return h
 
 

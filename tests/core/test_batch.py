@@ -382,6 +382,21 @@ def test_a_task_that_was_delayed_is_taken_once_it_is_ready() -> None:
     assert ack_first(batch, q.now)
 
 
+def test_when_what_was_redriven_is_gone_the_rest_is_taken() -> None:
+    q = redriven()
+    for lease_id in (q.take(), q.take()):
+        q.ack(lease_id)
+    q.add("c")
+    assert fetch(Batch(q.state), q.now)
+
+
+def test_when_the_last_remembered_id_is_forgotten_the_rest_is_taken() -> None:
+    q = Q().add("a", dedup_ms=5)
+    q.ack(q.take())
+    q.wait(5).add("b")
+    assert fetch(Batch(q.state), q.now)
+
+
 def test_the_clock_may_be_behind_the_queue() -> None:
     """I15."""
     q = Q().add("a")

@@ -65,6 +65,15 @@ def without_first(order: Ordered) -> Ordered:
     return order.remove(key)
 
 
+def remembering(s: Persistent, task_id: str, until_ms: int, number: int) -> Persistent:
+    return replace(
+        s,
+        remembered=s.remembered.set(task_id, (until_ms, number)),
+        forgetting=s.forgetting.add((until_ms, 0, number)),
+        forgotten_names=s.forgotten_names.set(number, task_id),
+    )
+
+
 def counted(s: Persistent, **totals: int) -> Persistent:
     return replace(s, totals=replace(s.totals, **totals))
 
@@ -102,7 +111,7 @@ STATES: dict[str, tuple[Check, str, Plant]] = {
     "a name that nobody finds": (identities, "I14", lambda s: replace(s, numbers=s.numbers.delete("rare"))),
     "a name twice": (identities, "I14", lambda s: with_task(s, "rare", task_id="dead")),
     "a number that was never given": (identities, "I5", lambda s: replace(s, next_number=3)),
-    "an id both here and gone": (identities, "I14", lambda s: replace(s, remembered=s.remembered.set("dead", (1, 2)))),
+    "an id both here and gone": (identities, "I14", lambda s: remembering(s, "dead", 1, 2)),
 }
 
 
