@@ -257,12 +257,11 @@ class MemoryBackend:
             return
         batches, self._batches = self._batches, {}
         for queue, batch in batches.items():
-            before = self._queues[queue]
             state = batch.close()
             if batch.notes.count:
                 written = batch.notes.parts()
                 self._settled += written
-                self._keep(queue, before, written, state)
+                self._keep(queue, batch.start, written, state)
             self._writer = batch.notes.writer
 
     def _execute_one(self, command: AnyCommand, now_ms: int) -> Outcome:
@@ -283,8 +282,7 @@ class MemoryBackend:
 
     def _keep(self, queue: str, before: QueueState | None, happened: Sequence[Happened], state: QueueState) -> None:
         """Take events that change the queue into the turn."""
-        if queue not in self._before:
-            self._before[queue] = before
+        self._before.setdefault(queue, before)
         self.uncommitted += happened
         self._set(queue, state)
 
@@ -292,7 +290,7 @@ class MemoryBackend:
         """The queue is now in that state; note when it next needs time, if that is sooner than known."""
         self._queues[queue] = state
         due_ms = state.soonest_ms
-        if due_ms < self._due_ms.get(queue, NEVER_MS):
+        if due_ms < NEVER_MS and due_ms < self._due_ms.get(queue, NEVER_MS):
             self._due_ms[queue] = due_ms
             heapq.heappush(self._due_order, (due_ms, queue))
             if len(self._due_order) > 2 * len(self._due_ms) + _DUE_SLACK:

@@ -35,12 +35,12 @@ class Batch:
     __slots__ = (
         "_at_ms",
         "_befores",
-        "_start",
         "_takes_all",
         "_token",
         "heart",
         "is_over",
         "notes",
+        "start",
     )
 
     def __init__(self, state: QueueState, writer: BytesWriter | None = None) -> None:
@@ -48,7 +48,8 @@ class Batch:
         self.heart: Final[Heart] = state.give_up()
         self.notes: Final = Notes(self.heart.name, writer)
         """What has happened in this batch."""
-        self._start: Final = state
+        self.start: Final = state
+        """The state that it begins with."""
         self._befores: Final[list[Undo]] = []
         self._at_ms: Final[int] = self.heart.at_ms
         self._token: Final[int] = self.heart.last_token
@@ -66,9 +67,9 @@ class Batch:
         """The state that it comes to; the batch is over. The one that it began with stays valid."""
         self.is_over = True
         if self.notes.count:
-            return self._start.led_to(self.heart, self.notes, self._befores, self._at_ms, self._token)
-        self._start.owned = self.heart
-        return self._start
+            return self.start.led_to(self.heart, self.notes, self._befores, self._at_ms, self._token)
+        self.start.owned = self.heart
+        return self.start
 
     def enqueue(self, payloads: list[bytes], now_ms: int, nonces: bytes, drawn: i64) -> list[bytes]:
         """New tasks without options; their ids. Fewer than payloads: the next one is declined.

@@ -125,7 +125,7 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
         # An id that tells this number can be no other task's, unless that one is named.
         (h.names is not None and task_id in h.names)
         or (is_named and h.number_of(task_id) is not None)
-        or (h.dedup is not None and h.dedup.knows(task_id, at_ms))
+        or (h.dedup is not None and h.knows(task_id, at_ms))
     ):
         raise IllegalEvent("I14: the id is known", e, f"queue {h.name!r}")
     before = None if h.dedup is None else _forget(h, None, at_ms, task_id)

@@ -212,12 +212,13 @@ class Notes:
         if count:
             raw = self.writer.getvalue()
             self._parts.append(Written(self.queue, count, raw, self._events))
+            if self._events:
+                self._events = []
             self._noted, self._full = self.count, self.count + _PART
             if len(raw) <= _KEPT_BYTES_MAX:
                 self.writer.truncate(0)
             else:
                 self.writer = BytesWriter()
-            self._events = []
 
 
 # Msgpack, in the shortest form of each value, as msgspec writes it
