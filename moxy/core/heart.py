@@ -215,7 +215,9 @@ class Heart:
         if order != READY:
             return key in self._order(order)
         rank, place, number = key
-        return place in self.lane(PRIORITY_MAX - rank) and self.number_at(place) == number
+        lanes = self.lanes()
+        at = rank - (PRIORITY_MAX + 1 - len(lanes))
+        return 0 <= at < len(lanes) and place in lanes[at] and self.number_at(place) == number
 
     def _order(self, name: str) -> Order[Key]:
         if name == SCHEDULED:

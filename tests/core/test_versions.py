@@ -203,6 +203,13 @@ def test_what_a_reader_was_given_goes_on_showing_its_version() -> None:
     assert (len(ready), ready.first(), len(q.state.ready)) == (3, (9, 1, 1), 0)
 
 
+@pytest.mark.parametrize("tasks", [Q().add("a"), Q().add("a").add("b", priority=8)], ids=["plain", "urgent"])
+def test_only_keys_that_are_listed_are_there(tasks: Q) -> None:
+    ready = tasks.state.ready
+    keys = [(rank, place, place) for rank in range(-11, 21) for place in (0, 1, 2, 3)]
+    assert [key for key in keys if key in ready] == list(ready)
+
+
 def test_going_back_and_forth_over_a_purge_a_policy_and_a_pause() -> None:
     q = Q().add("a", "b", dedup_ms=100).add("c", priority=4)
     states = [q.state]
