@@ -122,8 +122,8 @@ def _enqueued(h: Heart, e: Enqueued, fields: Fields) -> Undo:
         raise IllegalEvent(f"priorities are 0 to {PRIORITY_MAX}", e, f"queue {h.name!r}")
     is_named = not tells_number(task_id, number)
     if (
-        # An id that tells this number can be no other task's, unless that one is named.
         (h.names is not None and task_id in h.names)
+        # An id that tells this number can be no other task's, unless that one is named.
         or (is_named and h.number_of(task_id) is not None)
         or (h.dedup is not None and h.knows(task_id, at_ms))
     ):

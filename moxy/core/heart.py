@@ -228,7 +228,7 @@ class Heart:
             return self.dead
         if name == EXPIRING:
             return self.expiring
-        return Order() if self.dedup is None else self.dedup.order()
+        return Order() if self.dedup is None else self.dedup.order
 
     def by_deadline(self) -> Order[Key]:
         """Where the tasks under a lease stand: each lease is put in its place once at most, when somebody asks."""

@@ -14,7 +14,7 @@ STEPS = st.lists(st.tuples(st.sampled_from("aaarrfbm"), st.integers(0, 60)), max
 
 def held(order: Order[int]) -> int:
     """How many keys it holds, those included that left from the middle and the room before the head."""
-    return len(order._run) + order._late_count() + len(order._gone or ())
+    return len(order._run) + len(order._late.keys if order._late else ()) + len(order._gone or ())
 
 
 def same(order: Order[int], keys: list[int]) -> None:
